@@ -1,0 +1,179 @@
+//! Configuration: what the files may say ([`reader`]), and what the code may use ([`Config`]).
+//!
+//! `aftercall.toml` holds what is common, `tenants/NAME.toml` one tenant each, `profiles/NAME.toml` profiles of
+//! the integrator's own. Everything wrong in all of them is told at once.
+
+pub mod profile;
+pub mod reader;
+pub mod secret;
+pub mod tenant;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use self::profile::{Profile, SHIPPED};
+use self::reader::{Document, Problem};
+use self::tenant::{Overrides, Tenant};
+
+/// The whole configuration.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// The database file of the outbox and the log.
+    pub store: PathBuf,
+    /// How the program's own log is written.
+    pub log: LogFormat,
+    /// The largest session file in octets.
+    pub session_bytes: usize,
+    /// The tenants by name.
+    pub tenants: BTreeMap<String, Tenant>,
+}
+
+/// How the program's own log is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogFormat {
+    /// A line for people.
+    Text,
+    /// A JSON object a line.
+    Json,
+}
+
+/// Everything that is wrong with the configuration; never empty.
+#[derive(Debug, thiserror::Error)]
+pub struct Problems(pub Vec<Problem>);
+
+impl fmt::Display for Problems {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let lines: Vec<String> = self.0.iter().map(Problem::to_string).collect();
+        f.write_str(&lines.join("\n"))
+    }
+}
+
+impl Config {
+    /// Reads the configuration folder. A store given here takes the place of the file's.
+    pub fn load(folder: &Path, store: Option<&Path>, overrides: &Overrides) -> Result<Self, Problems> {
+        let mut problems = Vec::new();
+        let mut config = Self::common(folder, &mut problems);
+        if let Some(store) = store {
+            config.store = store.to_owned();
+        }
+        let profiles = profiles(folder, &mut problems);
+        for (name, file, source) in files(&folder.join("tenants"), &mut problems) {
+            match tenant::parse(&name, &file, &source, folder, &profiles, overrides) {
+                Ok(tenant) => _ = config.tenants.insert(name, tenant),
+                Err(found) => problems.extend(found),
+            }
+        }
+        if config.tenants.is_empty() && problems.is_empty() {
+            problems.push(Problem::of_file(&folder.join("tenants"), "there is no tenant; add tenants/NAME.toml"));
+        }
+        if problems.is_empty() { Ok(config) } else { Err(Problems(problems)) }
+    }
+
+    /// Reads `aftercall.toml`; a folder without one has the defaults.
+    fn common(folder: &Path, problems: &mut Vec<Problem>) -> Self {
+        let file = folder.join("aftercall.toml");
+        let source = match std::fs::read_to_string(&file) {
+            Ok(source) => source,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => String::new(),
+            Err(error) => {
+                problems.push(Problem::of_file(&file, error));
+                String::new()
+            }
+        };
+        let document = Document::parse(&file, &source);
+        let root = document.root();
+        let config = Self {
+            store: folder.join(root.text("store").unwrap_or_else(|| "aftercall.sqlite".to_owned())),
+            log: root.one_of("log", &[("text", LogFormat::Text), ("json", LogFormat::Json)]).unwrap_or(LogFormat::Text),
+            session_bytes: root
+                .integer("session_bytes", 1_000..=100_000_000)
+                .and_then(|bytes| usize::try_from(bytes).ok())
+                .unwrap_or(8_000_000),
+            tenants: BTreeMap::new(),
+        };
+        root.finish();
+        problems.extend(document.into_problems());
+        config
+    }
+}
+
+/// The shipped profiles and those of the folder, which take precedence.
+fn profiles(folder: &Path, problems: &mut Vec<Problem>) -> BTreeMap<String, Profile> {
+    let shipped = SHIPPED.map(|(name, source)| (name.to_owned(), PathBuf::from(name), source.to_owned()));
+    let own = files(&folder.join("profiles"), problems);
+    let mut profiles = BTreeMap::new();
+    for (name, file, source) in shipped.into_iter().chain(own) {
+        match Profile::parse(&name, &file, &source) {
+            Ok(profile) => _ = profiles.insert(name, profile),
+            Err(found) => problems.extend(found),
+        }
+    }
+    profiles
+}
+
+/// The TOML files of a folder as stem, path and text, by name; nothing where the folder is not there.
+fn files(folder: &Path, problems: &mut Vec<Problem>) -> Vec<(String, PathBuf, String)> {
+    let entries = match std::fs::read_dir(folder) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Vec::new(),
+        Err(error) => {
+            problems.push(Problem::of_file(folder, error));
+            return Vec::new();
+        }
+    };
+    let mut paths: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
+    paths.retain(|path| path.extension().is_some_and(|extension| extension == "toml"));
+    paths.sort();
+    let mut files = Vec::new();
+    for path in paths {
+        let stem = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+        match std::fs::read_to_string(&path) {
+            Ok(source) => files.push((stem, path, source)),
+            Err(error) => problems.push(Problem::of_file(&path, error)),
+        }
+    }
+    files
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_example_configuration_is_sound() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("config");
+        let config = Config::load(&folder, None, &Overrides::default()).unwrap();
+        assert!(config.tenants.contains_key("acme"), "{:?}", config.tenants.keys());
+    }
+
+    #[test]
+    fn problems_of_all_files_are_told_together() {
+        let folder = tempfile::tempdir().unwrap();
+        for (name, source) in [
+            ("aftercall.toml", "logs = \"json\"\n"),
+            ("tenants/a.toml", "title = 3\n"),
+            ("tenants/b.toml", "[relay\n"),
+            ("profiles/own.toml", "title = \"Own\"\n"),
+        ] {
+            let path = folder.path().join(name);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, source).unwrap();
+        }
+        let told = Config::load(folder.path(), None, &Overrides::default()).unwrap_err().to_string();
+        for part in ["aftercall.toml:1: logs: unknown key; did you mean \"log\"?", "a.toml:1: title: must be a string",
+            "a.toml: sender.address: missing", "b.toml:1: ", "own.toml: subject: missing"] {
+            assert!(told.contains(part), "{part} is not in\n{told}");
+        }
+    }
+
+    #[test]
+    fn a_profile_of_the_folder_can_be_chosen_and_replaces_a_shipped_one() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::create_dir(folder.path().join("profiles")).unwrap();
+        let own = "title = \"Own\"\nsubject = \"<<{ticket}>>\"\n";
+        std::fs::write(folder.path().join("profiles/generic.toml"), own).unwrap();
+        let profiles = profiles(folder.path(), &mut Vec::new());
+        assert_eq!((profiles.len(), profiles["generic"].subject.as_str()), (4, "<<{ticket}>>"));
+    }
+}

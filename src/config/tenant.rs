@@ -1,0 +1,506 @@
+//! A tenant: everything that one CRM tenant's file says, checked and ready to use.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use jiff::SignedDuration;
+use jiff::tz::TimeZone;
+
+use super::profile::Profile;
+use super::reader::{Document, Problem, Section};
+use super::secret::{self, Secret};
+use crate::address::{Address, BadAddress, MAX_LOCAL_OCTETS};
+
+/// The octets that a token adds to the local part of the envelope sender: `+` and the token itself.
+pub const TOKEN_OCTETS: usize = 1 + 48;
+
+/// One CRM tenant.
+#[derive(Debug, Clone)]
+pub struct Tenant {
+    /// The file's stem; the tenant's name everywhere.
+    pub name: String,
+    /// The name that mails show.
+    pub title: String,
+    /// The platform instance whose sessions these are.
+    pub instance: String,
+    /// The language of a mail when the session's own is not there.
+    pub language: String,
+    /// The zone to write times in; none keeps the platform's offset.
+    pub time_zone: Option<TimeZone>,
+    /// Who the mails are from.
+    pub sender: Sender,
+    /// Where updates go.
+    pub recipient: Recipient,
+    /// How the CRM takes mail.
+    pub profile: Profile,
+    /// The values of the profile's parameters.
+    pub parameters: BTreeMap<String, String>,
+    /// A folder whose files replace the shipped templates.
+    pub templates: Option<PathBuf>,
+    /// The mail server that takes the mails.
+    pub relay: Relay,
+    /// When to try again, and when to stop.
+    pub retry: Retry,
+    /// What happens to a session without a ticket id.
+    pub missing_ticket: MissingTicket,
+    /// How long after a session's end to wait for its later revision; none sends at once and follows up.
+    pub settle: Option<SignedDuration>,
+    /// The folder that `serve` watches.
+    pub folder: Option<PathBuf>,
+    /// Bounds of what a mail shows.
+    pub limits: Limits,
+    /// The key of the signed tokens; none uses the store's own.
+    pub token_key: Option<Secret>,
+}
+
+/// Who the mails are from.
+#[derive(Debug, Clone)]
+pub struct Sender {
+    /// The address of `From`, known to the CRM.
+    pub address: Address,
+    /// The name beside it.
+    pub name: Option<String>,
+    /// The mailbox that bounces return to; the envelope sender is this with a token.
+    pub bounces: Address,
+}
+
+/// Where updates go.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Recipient {
+    /// One address for all tickets.
+    Fixed(Address),
+    /// An address made from the ticket id, which stands between the two texts.
+    Ticket(String, String),
+}
+
+impl Recipient {
+    /// The address for `ticket`.
+    pub fn address(&self, ticket: &str) -> Result<Address, BadAddress> {
+        match self {
+            Self::Fixed(address) => Ok(address.clone()),
+            Self::Ticket(before, after) => format!("{before}{ticket}{after}").parse(),
+        }
+    }
+}
+
+/// How the connection to the relay is secured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Tls {
+    /// Required and verified, from the first byte (RFC 8314, section 3.3).
+    Implicit,
+    /// Required and verified, after STARTTLS (RFC 3207).
+    StartTls,
+    /// None: only for a relay on this machine or a trusted wire.
+    None,
+}
+
+/// The mail server that takes the mails.
+#[derive(Debug, Clone)]
+pub struct Relay {
+    /// Host name or IP address.
+    pub host: String,
+    /// TCP port.
+    pub port: u16,
+    /// How the connection is secured.
+    pub tls: Tls,
+    /// A PEM file with a certificate authority to trust besides the system's.
+    pub ca_file: Option<PathBuf>,
+    /// User name and password for AUTH PLAIN or LOGIN.
+    pub login: Option<(String, Secret)>,
+    /// The most connections at a time.
+    pub connections: u32,
+    /// The name given in EHLO.
+    pub hello: String,
+    /// The longest wait for the connection, the greeting and each reply but the last.
+    pub reply_timeout: SignedDuration,
+    /// The longest wait for the reply to a whole message.
+    pub message_timeout: SignedDuration,
+}
+
+/// When to try again, and when to stop.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Retry {
+    /// The wait after the first refusal; it doubles with each.
+    pub first: SignedDuration,
+    /// The longest wait.
+    pub longest: SignedDuration,
+    /// A delivery older than this is given up.
+    pub give_up_after: SignedDuration,
+    /// Whether an uncertain delivery is sent again, with the same bytes, or held for a person.
+    pub resend_uncertain: bool,
+}
+
+/// What happens to a session without a ticket id.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum MissingTicket {
+    /// It is held until a later revision brings the id or a person gives one.
+    Hold,
+    /// After the wait it goes to an address that opens a new ticket.
+    CatchAll(Address, SignedDuration),
+}
+
+/// Bounds of what a mail shows; the attachment is always whole.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Entries of each list.
+    pub list_entries: usize,
+    /// Characters of each note or comment.
+    pub note_characters: usize,
+    /// Octets of a whole message; the profile's when that is less.
+    pub message_bytes: u64,
+}
+
+/// What flags and the environment may set in place of a tenant's file.
+#[derive(Debug, Clone, Default)]
+pub struct Overrides {
+    /// `smtp://HOST:PORT` (no TLS), `smtp+starttls://HOST:PORT` or `smtps://HOST:PORT`.
+    pub relay: Option<RelayUrl>,
+    /// A folder of templates.
+    pub templates: Option<PathBuf>,
+}
+
+/// A relay written as a URL.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RelayUrl {
+    /// From the scheme.
+    pub tls: Tls,
+    /// Host name or IP address.
+    pub host: String,
+    /// TCP port.
+    pub port: u16,
+}
+
+impl std::str::FromStr for RelayUrl {
+    type Err = String;
+
+    fn from_str(url: &str) -> Result<Self, String> {
+        let schemes = [("smtp+starttls://", Tls::StartTls), ("smtps://", Tls::Implicit), ("smtp://", Tls::None)];
+        let found = schemes.iter().find_map(|(scheme, tls)| Some((url.strip_prefix(scheme)?, *tls)));
+        let (place, tls) = found.ok_or("a relay is smtp://HOST:PORT, smtp+starttls://HOST:PORT or smtps://HOST:PORT")?;
+        let (host, port) = place.trim_end_matches('/').rsplit_once(':').ok_or("the relay has no :PORT")?;
+        let port = port.parse().map_err(|_| format!("{port:?} is not a port"))?;
+        Ok(Self { tls, host: host.trim_matches(['[', ']']).to_owned(), port })
+    }
+}
+
+/// Reads one tenant's file. Relative paths in it start at `base`.
+pub fn parse(
+    name: &str,
+    file: &Path,
+    source: &str,
+    base: &Path,
+    profiles: &BTreeMap<String, Profile>,
+    overrides: &Overrides,
+) -> Result<Tenant, Vec<Problem>> {
+    let document = Document::parse(file, source);
+    let tenant = tenant(name, &document.root(), base, profiles, overrides);
+    match tenant {
+        Some(tenant) if document.is_sound() => Ok(tenant),
+        _ => Err(document.into_problems()),
+    }
+}
+
+fn tenant(
+    name: &str,
+    root: &Section<'_>,
+    base: &Path,
+    profiles: &BTreeMap<String, Profile>,
+    overrides: &Overrides,
+) -> Option<Tenant> {
+    let title = root.text("title");
+    let instance = root.text("instance");
+    let language = root.text("language");
+    let time_zone = root.text("time_zone").and_then(|zone| {
+        TimeZone::get(&zone).map_err(|_| root.problem("time_zone", format_args!("{zone:?} is not a time zone such as \"Europe/Berlin\""))).ok()
+    });
+    let sender = sender(&root.section("sender"));
+    let (profile, parameters) = chosen_profile(&root.section("profile"), profiles).unzip();
+    let recipient = recipient(&root.section("recipient"), profile.as_ref());
+    let relay = relay(&root.section("relay"), base, overrides.relay.as_ref(), sender.as_ref());
+    let retry = retry(&root.section("retry"));
+    let missing_ticket = missing_ticket(&root.section("missing_ticket"));
+    let settle = settle(root);
+    let folder = root.text("folder").map(|folder| base.join(folder));
+    let templates = root.text("templates").map(|folder| base.join(folder));
+    let templates = overrides.templates.clone().or(templates);
+    if let Some(folder) = templates.as_ref().filter(|folder| !folder.is_dir()) {
+        root.problem("templates", format_args!("there is no folder {}", folder.display()));
+    }
+    let limits = limits(&root.section("limits"), profile.as_ref());
+    let token_key = secret::load(root, "token_key", base);
+    root.finish();
+    Some(Tenant {
+        name: name.to_owned(),
+        title: title.unwrap_or_else(|| name.to_owned()),
+        instance: instance.unwrap_or_else(|| name.to_owned()),
+        language: language.unwrap_or_else(|| "en".to_owned()),
+        time_zone,
+        sender: sender?,
+        recipient: recipient?,
+        profile: profile?,
+        parameters: parameters?,
+        templates,
+        relay: relay?,
+        retry,
+        missing_ticket: missing_ticket?,
+        settle,
+        folder,
+        limits,
+        token_key,
+    })
+}
+
+fn settle(root: &Section<'_>) -> Option<SignedDuration> {
+    match root.text("settle").as_deref() {
+        None => Some(SignedDuration::from_mins(20)),
+        Some("none") => None,
+        Some(_) => root.duration("settle"),
+    }
+}
+
+fn sender(section: &Section<'_>) -> Option<Sender> {
+    let address: Option<Address> = section.required("address");
+    let name = section.text("name");
+    let bounces = section.read::<Address>("bounces").or_else(|| address.clone());
+    if name.as_ref().is_some_and(|name| name.chars().any(char::is_control)) {
+        section.problem("name", "must not hold line breaks or other control characters");
+    }
+    if let Some(long) = bounces.as_ref().filter(|bounces| bounces.local().len() + TOKEN_OCTETS > MAX_LOCAL_OCTETS) {
+        let room = MAX_LOCAL_OCTETS - TOKEN_OCTETS;
+        section.problem("bounces", format_args!("the part before the @ of {long} may have {room} characters, so that a token fits behind it"));
+    }
+    section.finish();
+    Some(Sender { address: address?, name, bounces: bounces? })
+}
+
+fn recipient(section: &Section<'_>, profile: Option<&Profile>) -> Option<Recipient> {
+    let fixed: Option<Address> = section.read("address");
+    let pattern = section.text("pattern");
+    section.finish();
+    match (fixed, pattern) {
+        (Some(address), None) => Some(Recipient::Fixed(address)),
+        (None, Some(pattern)) => {
+            let Some((before, after)) = pattern.split_once("{ticket}") else {
+                section.problem("pattern", "must hold {ticket}, as in support+id{ticket}@crm.example.com");
+                return None;
+            };
+            let recipient = Recipient::Ticket(before.to_owned(), after.to_owned());
+            let longest = "9".repeat(profile.map_or(1, |profile| profile.ticket.longest.min(20)));
+            match recipient.address(&longest) {
+                Ok(address) if address.local().contains(&longest) => Some(recipient),
+                Ok(_) => {
+                    section.problem("pattern", "{ticket} must stand before the @");
+                    None
+                }
+                Err(error) => {
+                    section.problem("pattern", format_args!("with a ticket filled in, {error}"));
+                    None
+                }
+            }
+        }
+        (None, None) if section.is_given() => None,
+        _ => {
+            section.problem("address", "give either address or pattern");
+            None
+        }
+    }
+}
+
+fn chosen_profile(
+    section: &Section<'_>,
+    profiles: &BTreeMap<String, Profile>,
+) -> Option<(Profile, BTreeMap<String, String>)> {
+    let name: Option<String> = section.required("name");
+    let values = section.section("values");
+    let given: BTreeMap<String, String> = values.pairs().into_iter().collect();
+    section.finish();
+    let name = name?;
+    let Some(profile) = profiles.get(&name) else {
+        let known: Vec<&str> = profiles.keys().map(String::as_str).collect();
+        section.problem("name", format_args!("there is no profile {name:?}; there are {}", known.join(", ")));
+        return None;
+    };
+    for parameter in profile.parameters.iter().filter(|parameter| !given.contains_key(*parameter)) {
+        section.problem("values", format_args!("the profile {name} needs a value for {parameter}"));
+    }
+    for (key, value) in &given {
+        if !profile.parameters.contains(key) {
+            values.problem(key, format_args!("the profile {name} has no such parameter"));
+        }
+        if !value.chars().all(|c| c.is_ascii_graphic() && !"[]<>#".contains(c)) {
+            values.problem(key, "must be printable ASCII without blanks, brackets and #");
+        }
+    }
+    Some((profile.clone(), given))
+}
+
+fn relay(section: &Section<'_>, base: &Path, url: Option<&RelayUrl>, sender: Option<&Sender>) -> Option<Relay> {
+    let tls = section.one_of("tls", &[("implicit", Tls::Implicit), ("starttls", Tls::StartTls), ("none", Tls::None)]);
+    let (host, port) = (section.text("host"), section.integer("port", 1..=65535));
+    let ca_file = section.text("ca_file").map(|file| base.join(file));
+    if let Some(file) = ca_file.as_ref().filter(|file| !file.is_file()) {
+        section.problem("ca_file", format_args!("there is no file {}", file.display()));
+    }
+    let user = section.text("user");
+    let password = secret::load(section, "password", base);
+    if user.is_some() != password.is_some() {
+        section.problem("user", "user and password go together");
+    }
+    let connections = section.integer("connections", 1..=64).and_then(|n| u32::try_from(n).ok()).unwrap_or(4);
+    let hello = section.text("hello").or_else(|| sender.map(|sender| sender.address.domain().to_owned()));
+    let reply_timeout = section.duration("reply_timeout").unwrap_or(SignedDuration::from_mins(1));
+    let message_timeout = section.duration("message_timeout").unwrap_or(SignedDuration::from_mins(5));
+    section.finish();
+    let tls = url.map_or(tls.unwrap_or(Tls::StartTls), |url| url.tls);
+    let default_port = if tls == Tls::Implicit { 465 } else { 587 };
+    if host.is_none() && url.is_none() {
+        section.problem("host", "missing");
+    }
+    Some(Relay {
+        host: url.map(|url| url.host.clone()).or(host)?,
+        port: url.map_or(port.and_then(|port| u16::try_from(port).ok()).unwrap_or(default_port), |url| url.port),
+        tls,
+        ca_file,
+        login: user.zip(password),
+        connections,
+        hello: hello?,
+        reply_timeout,
+        message_timeout,
+    })
+}
+
+fn retry(section: &Section<'_>) -> Retry {
+    let retry = Retry {
+        first: section.duration("first").unwrap_or(SignedDuration::from_mins(1)),
+        longest: section.duration("longest").unwrap_or(SignedDuration::from_hours(1)),
+        give_up_after: section.duration("give_up_after").unwrap_or(SignedDuration::from_hours(5 * 24)),
+        resend_uncertain: section.one_of("on_uncertain", &[("resend", true), ("hold", false)]).unwrap_or(true),
+    };
+    section.finish();
+    retry
+}
+
+fn missing_ticket(section: &Section<'_>) -> Option<MissingTicket> {
+    let then = section.one_of("then", &[("hold", false), ("catch-all", true)]).unwrap_or(false);
+    let address: Option<Address> = section.read("address");
+    let wait = section.duration("wait").unwrap_or(SignedDuration::from_hours(1));
+    section.finish();
+    match (then, address) {
+        (false, None) => Some(MissingTicket::Hold),
+        (true, Some(address)) => Some(MissingTicket::CatchAll(address, wait)),
+        (true, None) => {
+            section.problem("address", "missing; \"catch-all\" needs the address that opens a new ticket");
+            None
+        }
+        (false, Some(_)) => {
+            section.problem("address", "is used only with then = \"catch-all\"");
+            None
+        }
+    }
+}
+
+fn limits(section: &Section<'_>, profile: Option<&Profile>) -> Limits {
+    let most = |key, range, default: usize| {
+        section.integer(key, range).and_then(|n| usize::try_from(n).ok()).unwrap_or(default)
+    };
+    let limits = Limits {
+        list_entries: most("list_entries", 1..=200, 10),
+        note_characters: most("note_characters", 100..=20_000, 2_000),
+        message_bytes: section
+            .integer("message_bytes", 10_000..=100_000_000)
+            .into_iter()
+            .chain(profile.map(|profile| profile.message_bytes))
+            .min()
+            .unwrap_or(4_000_000),
+    };
+    section.finish();
+    limits
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::profile::SHIPPED;
+
+    const LEAST: &str = "[sender]\naddress = \"bridge@example.com\"\n[recipient]\naddress = \"crm@example.com\"\n\
+        [profile]\nname = \"generic\"\n[relay]\nhost = \"mail.example.com\"\n";
+
+    fn read(source: &str, overrides: &Overrides) -> Result<Tenant, Vec<String>> {
+        let profiles = SHIPPED.iter().map(|(name, source)| {
+            ((*name).to_owned(), Profile::parse(name, Path::new(name), source).unwrap())
+        });
+        parse("acme", Path::new("acme.toml"), source, Path::new("/nowhere"), &profiles.collect(), overrides)
+            .map_err(|problems| problems.iter().map(Problem::to_string).collect())
+    }
+
+    #[test]
+    fn the_least_tenant_gets_safe_defaults() {
+        let tenant = read(LEAST, &Overrides::default()).unwrap();
+        assert_eq!((tenant.relay.tls, tenant.relay.port), (Tls::StartTls, 587));
+        assert_eq!(tenant.settle, Some(SignedDuration::from_mins(20)));
+        assert_eq!(tenant.missing_ticket, MissingTicket::Hold);
+        assert_eq!(tenant.sender.bounces.as_str(), "bridge@example.com");
+        assert_eq!(tenant.limits.message_bytes, 4_000_000);
+    }
+
+    #[test]
+    fn problems_name_the_key() {
+        let table = [
+            ("colour = 1\n", "acme.toml:1: colour: unknown key"),
+            ("time_zone = \"Mars/Base\"\n", "acme.toml:1: time_zone: \"Mars/Base\" is not a time zone"),
+            ("[retry]\nfirts = \"1m\"\n", "acme.toml:2: retry.firts: unknown key; did you mean \"first\"?"),
+            ("[missing_ticket]\nthen = \"catch-all\"\n", "acme.toml:1: missing_ticket.address: missing"),
+            ("templates = \"none\"\n", "acme.toml:1: templates: there is no folder"),
+        ];
+        for (first, start) in table {
+            let told = read(&format!("{first}{LEAST}"), &Overrides::default()).unwrap_err();
+            assert!(told[0].starts_with(start), "{told:?}");
+        }
+    }
+
+    #[test]
+    fn a_recipient_is_fixed_or_made_from_the_ticket() {
+        let with = |recipient: &str| read(&LEAST.replace("address = \"crm@example.com\"", recipient), &Overrides::default());
+        let tenant = with("pattern = \"support+id{ticket}@crm.example.com\"").unwrap();
+        assert_eq!(tenant.recipient.address("7").unwrap().as_str(), "support+id7@crm.example.com");
+        assert!(tenant.recipient.address("7@evil.example,x").is_err());
+        for wrong in [
+            "pattern = \"support@crm.example.com\"",
+            "pattern = \"support@{ticket}.example.com\"",
+            "pattern = \"sup port{ticket}@crm.example.com\"",
+            "address = \"a@example.com\"\npattern = \"a{ticket}@example.com\"",
+            "",
+        ] {
+            assert!(with(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_profile_gets_the_values_it_needs_and_no_others() {
+        let with = |profile: &str| read(&LEAST.replace("name = \"generic\"", profile), &Overrides::default());
+        assert!(with("name = \"rt\"\nvalues = { rtname = \"rt.example.com\" }").is_ok());
+        assert_eq!(with("name = \"rt\"").unwrap_err(), ["acme.toml:5: profile.values: the profile rt needs a value for rtname"]);
+        assert!(with("name = \"rt\"\nvalues = { rtname = \"a] [b\" }").is_err());
+        assert!(with("name = \"generic\"\nvalues = { rtname = \"x\" }").unwrap_err()[0].contains("no such parameter"));
+        assert!(with("name = \"rtt\"").unwrap_err()[0].contains("there are generic, redmine, rt, znuny"));
+    }
+
+    #[test]
+    fn a_bounce_mailbox_leaves_room_for_the_token() {
+        let long = LEAST.replace("bridge@", "contact-centre-updates@");
+        assert!(read(&long, &Overrides::default()).unwrap_err()[0].contains("may have 15 characters"));
+        let apart = long.replace("[recipient]", "bounces = \"bounce@example.com\"\n[recipient]");
+        assert_eq!(read(&apart, &Overrides::default()).unwrap().sender.bounces.local(), "bounce");
+    }
+
+    #[test]
+    fn a_relay_url_takes_the_place_of_the_file() {
+        let overrides = Overrides { relay: Some("smtp://127.0.0.1:2525".parse().unwrap()), templates: None };
+        let relay = read(LEAST, &overrides).unwrap().relay;
+        assert_eq!((relay.host.as_str(), relay.port, relay.tls), ("127.0.0.1", 2525, Tls::None));
+        assert_eq!("smtps://[::1]:465".parse::<RelayUrl>().unwrap().host, "::1");
+        for wrong in ["127.0.0.1:25", "smtp://host", "smtp://host:x", "http://host:25"] {
+            assert!(wrong.parse::<RelayUrl>().is_err(), "{wrong}");
+        }
+    }
+}

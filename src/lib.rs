@@ -1,0 +1,10 @@
+//! Aftercall: after each session, the right CRM record is updated by e-mail, and a sent-mail log says so.
+//!
+//! The modules in reading order, lowest first; a module imports only what stands above it here.
+
+pub mod ids;
+pub mod clock;
+pub mod address;
+pub mod locale;
+pub mod session;
+pub mod config;
