@@ -39,7 +39,7 @@ impl FromStr for Kind {
         match s {
             "call" => Ok(Self::Call),
             "chat" => Ok(Self::Chat),
-            _ => Err(UnreadableName { what: "session kind", text: s.to_owned() }),
+            _ => Err(UnreadableName::new("session kind", s)),
         }
     }
 }
@@ -63,7 +63,7 @@ impl FromStr for SessionName {
     type Err = UnreadableName;
 
     fn from_str(s: &str) -> Result<Self, UnreadableName> {
-        let unreadable = || UnreadableName { what: "session (call-NUMBER or chat-NUMBER)", text: s.to_owned() };
+        let unreadable = || UnreadableName::new("session (call-NUMBER or chat-NUMBER)", s);
         let (kind, number) = s.split_once('-').ok_or_else(unreadable)?;
         let kind = kind.parse().map_err(|_| unreadable())?;
         let number = number.parse().map_err(|_| unreadable())?;
@@ -137,6 +137,13 @@ impl fmt::Debug for Digest {
 pub struct UnreadableName {
     what: &'static str,
     text: String,
+}
+
+impl UnreadableName {
+    /// `text` is not a `what`.
+    pub fn new(what: &'static str, text: &str) -> Self {
+        Self { what, text: text.to_owned() }
+    }
 }
 
 #[cfg(test)]

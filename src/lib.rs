@@ -8,3 +8,8 @@ pub mod address;
 pub mod locale;
 pub mod session;
 pub mod config;
+pub mod outbox;
+pub mod plan;
+pub mod token;
+pub mod view;
+pub mod template;

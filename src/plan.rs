@@ -1,0 +1,257 @@
+//! What one revision makes necessary: nothing, a mail, or a mail that waits.
+//!
+//! Pure: it sees the session, the tenant, what is known of the session already, and the time.
+
+use jiff::Timestamp;
+
+use crate::address::Address;
+use crate::config::tenant::{MissingTicket, Tenant};
+use crate::ids::{DeliveryId, Digest};
+use crate::outbox::State;
+use crate::session::Session;
+
+/// What is known of a session before a revision is accepted.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct History {
+    /// How many revisions are stored; a plan made for another number is out of date.
+    pub revisions: u64,
+    /// Stamp and digest of the newest revision.
+    pub newest: Option<(Timestamp, Digest)>,
+    /// The deliveries so far, oldest first.
+    pub deliveries: Vec<Past>,
+}
+
+/// One delivery that a session already has.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Past {
+    /// Its number.
+    pub id: DeliveryId,
+    /// Where it stands.
+    pub state: State,
+    /// The ticket it is about.
+    pub ticket: Option<String>,
+    /// Its Message-ID without brackets; none for one that was held before it was composed.
+    pub message_id: Option<String>,
+    /// The digest of its revision.
+    pub revision: Digest,
+}
+
+/// What to do about one revision.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Plan {
+    /// Store it and send nothing, for this reason.
+    Keep(&'static str),
+    /// Store it and put a mail into the outbox.
+    Send(Mail),
+    /// Store it and hold it for a person, for this reason.
+    Hold {
+        /// Why.
+        reason: String,
+        /// Deliveries that wait and that this one replaces.
+        supersedes: Vec<DeliveryId>,
+    },
+}
+
+/// A mail to make.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mail {
+    /// The ticket; none for the address that opens a new one.
+    pub ticket: Option<String>,
+    /// To whom.
+    pub recipient: Address,
+    /// Not before this moment.
+    pub due: Timestamp,
+    /// Why it waits; empty when it does not.
+    pub waits_for: &'static str,
+    /// Deliveries that wait and that this one replaces.
+    pub supersedes: Vec<DeliveryId>,
+    /// Message-IDs of the mails about this session that may have arrived, oldest first.
+    pub thread: Vec<String>,
+    /// The revision that the last of them showed.
+    pub follows: Option<Digest>,
+}
+
+/// When mails go out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Timing {
+    /// As the tenant's `settle` says.
+    Settle,
+    /// At once: somebody asked for it.
+    Now,
+}
+
+/// Plans one revision, whose bytes have `digest`.
+pub fn plan(session: &Session, digest: &Digest, tenant: &Tenant, history: &History, timing: Timing, now: Timestamp) -> Plan {
+    // Equal stamps with different bytes are ordered by digest, so that every instance chooses the same one.
+    if history.newest.is_some_and(|newest| newest >= (session.updated_at, *digest)) {
+        return Plan::Keep("a newer revision is known");
+    }
+    let supersedes = history.deliveries.iter().filter(|past| past.state.may_become(State::Superseded)).map(|past| past.id).collect();
+    let arrived: Vec<&Past> = history.deliveries.iter().filter(|past| past.state.may_have_arrived()).collect();
+    let last = arrived.last();
+    let (ticket, recipient) = match target(session, tenant) {
+        Ok(target) => target,
+        Err(reason) => return Plan::Hold { reason, supersedes },
+    };
+    if let Some(before) = last.and_then(|past| past.ticket.as_ref()).filter(|before| Some(*before) != ticket.as_ref()) {
+        return Plan::Hold { reason: format!("the ticket id changed after an update went to ticket {before}"), supersedes };
+    }
+    let (due, waits_for) = due(session, tenant, ticket.is_none(), last.is_some(), timing, now);
+    Plan::Send(Mail {
+        ticket,
+        recipient,
+        due,
+        waits_for,
+        supersedes,
+        thread: arrived.iter().filter_map(|past| past.message_id.clone()).collect(),
+        follows: last.map(|past| past.revision),
+    })
+}
+
+/// The ticket and the address of its mail, or why there is none.
+fn target(session: &Session, tenant: &Tenant) -> Result<(Option<String>, Address), String> {
+    match (&session.ticket.id, &tenant.missing_ticket) {
+        (Some(ticket), _) => match tenant.profile.ticket.refusal(ticket) {
+            Some(refusal) => Err(refusal),
+            None => {
+                let address = tenant.recipient.address(ticket).map_err(|error| error.to_string())?;
+                Ok((Some(ticket.clone()), address))
+            }
+        },
+        (None, _) if session.ticket.unusable => Err("the ticket id has control characters or is over 200 characters".to_owned()),
+        (None, MissingTicket::CatchAll(address, _)) => Ok((None, address.clone())),
+        (None, MissingTicket::Hold) => Err("the session has no ticket id".to_owned()),
+    }
+}
+
+fn due(session: &Session, tenant: &Tenant, no_ticket: bool, is_follow_up: bool, timing: Timing, now: Timestamp) -> (Timestamp, &'static str) {
+    let end = session.ends_at.unwrap_or(session.updated_at);
+    let after = |wait: jiff::SignedDuration| end.saturating_add(wait).unwrap_or(now);
+    let (due, waits_for) = match (&tenant.missing_ticket, tenant.settle) {
+        _ if timing == Timing::Now => (now, ""),
+        (MissingTicket::CatchAll(_, wait), _) if no_ticket => (after(*wait), "a revision with a ticket id"),
+        (_, Some(settle)) if !is_follow_up => (after(settle), "the session to settle"),
+        _ => (now, ""),
+    };
+    // A revision written after the settling time is the later one that was waited for.
+    if due <= now || (!no_ticket && session.updated_at >= due) { (now, "") } else { (due, waits_for) }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use jiff::SignedDuration;
+
+    use super::*;
+    use crate::config::profile::{Profile, SHIPPED};
+    use crate::config::tenant::{Overrides, parse};
+    use crate::session::{Reading, read};
+
+    fn tenant(extra: &str) -> Tenant {
+        let source = format!(
+            "{extra}\n[sender]\naddress = \"b@example.com\"\n[recipient]\npattern = \"crm+{{ticket}}@example.com\"\n\
+             [profile]\nname = \"generic\"\n[relay]\nhost = \"r\"\n"
+        );
+        let profiles = SHIPPED.iter().map(|(name, source)| ((*name).to_owned(), Profile::parse(name, Path::new(name), source).unwrap()));
+        parse("t", Path::new("t"), &source, Path::new("/"), &profiles.collect(), &Overrides::default()).unwrap()
+    }
+
+    fn session(ticket: &str, updated: &str) -> Session {
+        let json = format!(
+            r#"{{"id":1,"call_type":"x","ends_at":"2026-11-10T10:00:00Z","updated_at":"2026-11-10T{updated}Z","out_ticket_id":{ticket}}}"#
+        );
+        match read(json.as_bytes(), "x", 1000) {
+            Ok(Reading::Session(session)) => *session,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn past(state: State, ticket: &str) -> Past {
+        Past { id: DeliveryId(5), state, ticket: Some(ticket.into()), message_id: Some("m@x".into()), revision: Digest::of(b"old") }
+    }
+
+    fn history(deliveries: Vec<Past>) -> History {
+        let stamp = "2026-11-10T10:00:10Z".parse().unwrap();
+        History { revisions: 1, newest: Some((stamp, Digest::of(b"old"))), deliveries }
+    }
+
+    const DIGEST: Digest = Digest([9; 32]);
+
+    fn at(time: &str) -> Timestamp {
+        format!("2026-11-10T{time}Z").parse().unwrap()
+    }
+
+    fn mail(plan: Plan) -> Mail {
+        match plan {
+            Plan::Send(mail) => mail,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_session_waits_to_settle_or_for_its_later_revision() {
+        let (settles, at_once) = (tenant(""), tenant("settle = \"none\""));
+        let table = [
+            (&settles, "10:00:10", "10:01:00", Timing::Settle, "10:20:00", "the session to settle"),
+            (&settles, "10:00:10", "10:30:00", Timing::Settle, "10:30:00", ""),
+            (&settles, "10:21:00", "10:21:05", Timing::Settle, "10:21:05", ""),
+            (&settles, "10:00:10", "10:01:00", Timing::Now, "10:01:00", ""),
+            (&at_once, "10:00:10", "10:01:00", Timing::Settle, "10:01:00", ""),
+        ];
+        for (tenant, updated, now, timing, due, waits_for) in table {
+            let mail = mail(plan(&session("7", updated), &DIGEST, tenant, &History::default(), timing, at(now)));
+            assert_eq!((mail.due, mail.waits_for), (at(due), waits_for), "{updated} {now} {timing:?}");
+        }
+    }
+
+    #[test]
+    fn an_older_or_equal_revision_is_kept_and_not_sent() {
+        let known = history(vec![]);
+        let tenant = tenant("");
+        let kept = |updated: &str, digest: &Digest| {
+            matches!(plan(&session("7", updated), digest, &tenant, &known, Timing::Now, at("11:00:00")), Plan::Keep(_))
+        };
+        assert!(kept("09:59:00", &DIGEST));
+        assert!(kept("10:00:10", &Digest::of(b"old")));
+        assert!(kept("10:00:10", &Digest([0; 32])), "equal stamps are ordered by digest");
+        assert!(!kept("10:00:10", &Digest([255; 32])));
+        assert!(!kept("10:00:11", &Digest([0; 32])));
+    }
+
+    #[test]
+    fn what_waits_is_replaced_and_what_may_have_arrived_is_followed() {
+        let tenant = tenant("");
+        for (state, _) in crate::outbox::STATES {
+            let mail = mail(plan(&session("7", "10:15:00"), &DIGEST, &tenant, &history(vec![past(state, "7")]), Timing::Settle, at("10:15:05")));
+            let waits = matches!(state, State::Pending | State::Deferred | State::Held);
+            let arrived = matches!(state, State::Leased | State::Sending | State::Accepted | State::Uncertain);
+            assert_eq!(mail.supersedes == [DeliveryId(5)], waits, "{state}");
+            assert_eq!((mail.thread == ["m@x"], mail.follows.is_some()), (arrived, arrived), "{state}");
+            assert_eq!(mail.due == at("10:15:05"), arrived, "a follow-up does not settle again: {state}");
+        }
+    }
+
+    #[test]
+    fn a_session_without_a_usable_ticket_is_held_or_goes_to_the_catch_all() {
+        let held = |ticket: &str, tenant: &Tenant| match plan(&session(ticket, "10:00:10"), &DIGEST, tenant, &History::default(), Timing::Settle, at("10:01:00")) {
+            Plan::Hold { reason, .. } => reason,
+            other => panic!("{ticket}: {other:?}"),
+        };
+        let holds = tenant("");
+        assert_eq!(held("null", &holds), "the session has no ticket id");
+        assert!(held("\"a b\"", &holds).contains("profile's form"));
+        assert!(held("\"a\\u0000\"", &holds).contains("control characters"));
+        let mut catches = tenant("");
+        catches.missing_ticket = MissingTicket::CatchAll("new@example.com".parse().unwrap(), SignedDuration::from_hours(1));
+        let mail = mail(plan(&session("null", "10:00:10"), &DIGEST, &catches, &History::default(), Timing::Settle, at("10:01:00")));
+        assert_eq!((mail.recipient.as_str(), mail.due, mail.ticket), ("new@example.com", at("11:00:00"), None));
+    }
+
+    #[test]
+    fn a_ticket_that_changes_after_an_update_went_out_is_held() {
+        let plan_after = |state| plan(&session("8", "10:15:00"), &DIGEST, &tenant(""), &history(vec![past(state, "7")]), Timing::Now, at("10:15:05"));
+        assert!(matches!(plan_after(State::Accepted), Plan::Hold { reason, .. } if reason.contains("went to ticket 7")));
+        assert_eq!(mail(plan_after(State::Pending)).ticket.as_deref(), Some("8"));
+    }
+}

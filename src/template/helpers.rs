@@ -1,0 +1,219 @@
+//! The helpers that templates may call. `docs/templates.md` lists them for those who write templates.
+//!
+//! None of them fails on a null or missing value: it writes nothing. A value helper returns text that the engine
+//! escapes; only [`link`] and [`block`] write markup, and escape what they put into it.
+
+use std::sync::Arc;
+
+use handlebars::{Context, Handlebars, Helper, HelperDef, Output, RenderContext, RenderError, ScopedJson};
+use jiff::tz::TimeZone;
+use serde_json::Value;
+
+use crate::locale::Language;
+use crate::session::{Stamp, text};
+
+/// What kind of body a registry writes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Form {
+    /// Plain text: nothing is escaped, labels are padded to a column.
+    Text,
+    /// HTML: everything is escaped.
+    Html,
+}
+
+/// The column at which values stand behind their labels in a text body.
+const LABEL_COLUMN: usize = 26;
+
+type Parameters<'a> = dyn Fn(usize) -> Option<String> + 'a;
+type Function = Box<dyn Fn(&Parameters<'_>) -> Option<String> + Send + Sync>;
+
+/// A helper that makes one text from its parameters.
+struct ValueHelper(Function);
+
+impl HelperDef for ValueHelper {
+    fn call_inner<'reg: 'rc, 'rc>(
+        &self,
+        helper: &Helper<'rc>,
+        _: &'reg Handlebars<'reg>,
+        _: &'rc Context,
+        _: &mut RenderContext<'reg, 'rc>,
+    ) -> Result<ScopedJson<'rc>, RenderError> {
+        let parameter = |at: usize| helper.param(at).and_then(|parameter| text(Some(parameter.value())));
+        Ok(ScopedJson::Derived((self.0)(&parameter).map_or(Value::Null, Value::String)))
+    }
+}
+
+/// The names of all helpers of ours.
+pub const NAMES: [&str; 13] = [
+    "any", "block", "count", "datetime", "direction", "duration", "heading", "label", "language", "link", "number",
+    "title", "word",
+];
+
+/// Whether at least one of the parameters is given.
+struct Any;
+
+impl HelperDef for Any {
+    fn call_inner<'reg: 'rc, 'rc>(
+        &self,
+        helper: &Helper<'rc>,
+        _: &'reg Handlebars<'reg>,
+        _: &'rc Context,
+        _: &mut RenderContext<'reg, 'rc>,
+    ) -> Result<ScopedJson<'rc>, RenderError> {
+        let is_given = |value: &Value| match value {
+            Value::Array(items) => !items.is_empty(),
+            Value::Object(entries) => !entries.is_empty(),
+            scalar => text(Some(scalar)).is_some(),
+        };
+        Ok(ScopedJson::Derived(helper.params().iter().any(|parameter| is_given(parameter.value())).into()))
+    }
+}
+
+/// Registers every helper for one language and form.
+pub fn register(engine: &mut Handlebars<'_>, form: Form, language: &Arc<Language>, zone: Option<&TimeZone>) {
+    let mut add = |name: &str, function: Function| engine.register_helper(name, Box::new(ValueHelper(function)));
+    let speaks = Arc::clone(language);
+    add("label", Box::new(move |of| label(&speaks, &of(0)?, form)));
+    let speaks = Arc::clone(language);
+    add("heading", Box::new(move |of| speaks.label(&of(0)?).map(str::to_owned)));
+    let speaks = Arc::clone(language);
+    add("title", Box::new(move |of| Some(speaks.label(&of(0)?)?.replace("{n}", &of(1)?))));
+    let speaks = Arc::clone(language);
+    add("word", Box::new(move |of| Some(speaks.word(&of(0)?, &of(1)?).to_owned())));
+    let speaks = Arc::clone(language);
+    add("number", Box::new(move |of| of(0).map(|text| speaks.number(&text).unwrap_or(text))));
+    let speaks = Arc::clone(language);
+    add("count", Box::new(move |of| speaks.count(&of(0)?, of(1)?.parse().ok()?)));
+    let speaks = Arc::clone(language);
+    add("duration", Box::new(move |of| of(0).map(|text| duration(&speaks, text))));
+    let (speaks, zone) = (Arc::clone(language), zone.cloned());
+    add("datetime", Box::new(move |of| of(0).map(|text| date_time(&speaks, zone.as_ref(), text))));
+    let (tag, direction) = (language.tag().to_owned(), language.direction());
+    add("language", Box::new(move |_| Some(tag.clone())));
+    add("direction", Box::new(move |_| Some(direction.to_owned())));
+    engine.register_helper("any", Box::new(Any));
+    engine.register_helper("block", Box::new(Markup(form, block)));
+    engine.register_helper("link", Box::new(Markup(form, link)));
+}
+
+/// In a text body: the label, a colon, and blanks up to the column of the values.
+fn label(language: &Language, name: &str, form: Form) -> Option<String> {
+    let label = language.label(name)?;
+    Some(match form {
+        Form::Html => label.to_owned(),
+        Form::Text => format!("{:<LABEL_COLUMN$}", format!("{label}:")),
+    })
+}
+
+/// Seconds in the language's units; what is not a whole number of seconds is shown as it is.
+fn duration(language: &Language, text: String) -> String {
+    let whole = text.split('.').next().unwrap_or_default();
+    whole.parse().map_or(text, |seconds| language.duration(seconds))
+}
+
+/// A stamp in the language's form, in the tenant's zone or else the stamp's own offset; what cannot be read is
+/// shown as it is.
+fn date_time(language: &Language, zone: Option<&TimeZone>, text: String) -> String {
+    let Some(stamp) = Stamp::parse(&text) else { return text };
+    let (local, offset) = match zone {
+        Some(zone) => {
+            let zoned = stamp.instant().to_zoned(zone.clone());
+            (zoned.datetime(), zoned.offset())
+        }
+        None => (stamp.local, stamp.offset),
+    };
+    language.date_time(local, offset).unwrap_or(text)
+}
+
+/// A helper that writes markup of its own around one text.
+struct Markup(Form, fn(Form, &str) -> String);
+
+impl HelperDef for Markup {
+    fn call<'reg: 'rc, 'rc>(
+        &self,
+        helper: &Helper<'rc>,
+        _: &'reg Handlebars<'reg>,
+        _: &'rc Context,
+        _: &mut RenderContext<'reg, 'rc>,
+        out: &mut dyn Output,
+    ) -> Result<(), RenderError> {
+        let given = helper.param(0).and_then(|parameter| text(Some(parameter.value())));
+        Ok(given.map_or(Ok(()), |given| out.write(&(self.1)(self.0, &given)))?)
+    }
+}
+
+/// A text of several lines. In a text body each line stands behind `| `, so that no line of a caller's can be
+/// taken for a command by the CRM; in HTML lines end in `<br>`.
+fn block(form: Form, text: &str) -> String {
+    match form {
+        Form::Text => text.lines().map(|line| format!("  | {line}\n")).collect(),
+        Form::Html => text.lines().map(handlebars::html_escape).collect::<Vec<_>>().join("<br>\n"),
+    }
+}
+
+/// An absolute http or https address as a link in HTML; anything else, and any text body, as plain text.
+fn link(form: Form, text: &str) -> String {
+    let lower = text.to_ascii_lowercase();
+    let is_web = lower.starts_with("https://") || lower.starts_with("http://");
+    let escaped = handlebars::html_escape(text);
+    match form {
+        Form::Text => text.to_owned(),
+        Form::Html if is_web => format!("<a href=\"{escaped}\">{escaped}</a>"),
+        Form::Html => escaped,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn render(form: Form, template: &str, data: &Value) -> String {
+        let english = Arc::new(Language::parse(include_str!("../../templates/lang/en.toml")).unwrap());
+        let mut engine = Handlebars::new();
+        if form == Form::Text {
+            engine.register_escape_fn(handlebars::no_escape);
+        }
+        register(&mut engine, form, &english, None);
+        engine.render_template(template, data).unwrap().replace(['\u{a0}', '\u{202f}'], " ")
+    }
+
+    #[test]
+    fn helpers_write_values_in_the_language() {
+        let data = json!({"at": "2026-05-11T09:42:01.000+03:00", "s": "245", "n": 1234567.5, "u": "https://a.example/?b=\"c\"&d", "none": null});
+        let table = [
+            ("{{datetime at}}", "May 11, 2026, 9:42:01 AM (UTC+3)"),
+            ("{{datetime \"2026-13-45T99:00>\"}}", "2026-13-45T99:00&gt;"),
+            ("{{duration s}}", "4 min 5 s"),
+            ("{{duration \"soon\"}}", "soon"),
+            ("{{number n}}", "1,234,567.5"),
+            ("{{word \"status\" \"finished\"}} {{word \"status\" \"<new>\"}}", "Finished &lt;new&gt;"),
+            ("{{count \"more\" 2}}", "2 more in the attachment"),
+            ("{{label \"status\"}}|{{title \"title_call\" 7}}|{{language}}|{{direction}}", "Status|Call 7|en|ltr"),
+            ("{{link u}}", "<a href=\"https://a.example/?b&#x3D;&quot;c&quot;&amp;d\">https://a.example/?b&#x3D;&quot;c&quot;&amp;d</a>"),
+            ("{{link \"javascript:alert(1)\"}}", "javascript:alert(1)"),
+            ("{{block \"<b>\\n2\"}}", "&lt;b&gt;<br>\n2"),
+        ];
+        for (template, written) in table {
+            assert_eq!(render(Form::Html, template, &data), written, "{template}");
+        }
+    }
+
+    #[test]
+    fn a_null_or_missing_value_writes_nothing() {
+        for helper in ["datetime", "duration", "number", "link", "block", "label", "heading"] {
+            for value in ["none", "no.such.name"] {
+                let written = render(Form::Html, &format!("{{{{{helper} {value}}}}}"), &json!({"none": null}));
+                assert_eq!(written, "", "{helper} {value}");
+            }
+        }
+        assert_eq!(render(Form::Html, "{{word \"status\" none}}{{count \"more\" none}}{{title \"x\" none}}", &json!({})), "");
+    }
+
+    #[test]
+    fn in_a_text_body_labels_line_up_and_lines_are_fenced() {
+        let written = render(Form::Text, "{{label \"status\"}}x\n{{block note}}", &json!({"note": "a\nStatus: Closed <b>"}));
+        assert_eq!(written, "Status:                   x\n  | a\n  | Status: Closed <b>\n");
+    }
+}
