@@ -191,7 +191,7 @@ impl<'s> Reader<'s> {
         });
         let shown = entries.filter_map(|(name, entry, secured)| {
             let value = line(entry.get("value")).or_else(|| line(Some(entry)))?;
-            Some(json!({ "label": line(entry.get("label")).unwrap_or_else(|| one_line(name)), "value": value, "secured": secured }))
+            Some(json!({ "name": line(entry.get("label")).unwrap_or_else(|| one_line(name)), "value": value, "secured": secured }))
         });
         shown.take(self.limits.list_entries).collect()
     }

@@ -4,6 +4,7 @@
 //! Every file passes [`guard`]. Rendering writes into a bounded buffer and cleans what comes out: no control
 //! character reaches a header or a body, whatever the data held.
 
+pub mod changes;
 pub mod guard;
 pub mod helpers;
 
@@ -12,9 +13,9 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use handlebars::{Context, Handlebars};
+pub use handlebars::Context;
+use handlebars::Handlebars;
 use jiff::tz::TimeZone;
-use serde_json::Value;
 
 use self::helpers::Form;
 use crate::config::reader::Problem;
@@ -124,13 +125,12 @@ impl Templates {
     }
 
     /// Writes one mail in the language of the session, or the nearest one that there is.
-    pub fn render(&self, lang: Option<&str>, view: Value) -> Result<Rendered, RenderFailure> {
+    pub fn render(&self, lang: Option<&str>, view: &Context) -> Result<Rendered, RenderFailure> {
         let compiled = self.pick(lang);
-        let context = Context::from(view);
         let write = |engine: &Handlebars<'static>, at: usize| {
             let name = SHIPPED[at].0;
             let mut buffer = Bounded(Vec::with_capacity(4096));
-            let rendered = engine.render_with_context_to_write(name, &context, &mut buffer);
+            let rendered = engine.render_with_context_to_write(name, view, &mut buffer);
             let language = compiled.language.tag().to_owned();
             rendered.map_err(|source| RenderFailure { name, language, source: Box::new(source) })?;
             Ok(clean(&String::from_utf8_lossy(&buffer.0)))
@@ -225,7 +225,7 @@ fn languages(folder: Option<&Path>, problems: &mut Vec<Problem>) -> Vec<(String,
 }
 
 /// Leaves no control character but the line feed and the tab.
-fn clean(text: &str) -> String {
+pub fn clean(text: &str) -> String {
     text.replace("\r\n", "\n").chars().filter(|c| !c.is_control() || matches!(c, '\n' | '\t')).collect()
 }
 
@@ -255,10 +255,10 @@ mod tests {
 
     const LIMITS: Limits = Limits { list_entries: 10, note_characters: 2000, message_bytes: 4_000_000 };
 
-    fn view_of(file: &str) -> Value {
+    fn view_of(file: &str) -> Context {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("config/samples").join(file);
         match read(&std::fs::read(path).unwrap(), file, 1 << 20).unwrap() {
-            Reading::Session(session) => view(*session, "Acme", &LIMITS),
+            Reading::Session(session) => Context::from(view(*session, "Acme", &LIMITS)),
             Reading::Other(what) => panic!("{file} is {what}"),
         }
     }
@@ -267,8 +267,8 @@ mod tests {
     fn the_shipped_set_renders_the_hostile_session_strictly_and_tamely() {
         let templates = Templates::load(None, "en", None, Missing::Failure).unwrap();
         let mut view = view_of("hostile.json");
-        view["attachment"] = "call-66666.json".into();
-        let rendered = templates.render(Some("en"), view).unwrap();
+        view.data_mut()["attachment"] = "call-66666.json".into();
+        let rendered = templates.render(Some("en"), &view).unwrap();
         assert!(!rendered.subject.contains('\n'), "{}", rendered.subject);
         for body in [&rendered.subject, &rendered.text, &rendered.html] {
             let stray = body.chars().find(|c| (c.is_control() && !matches!(c, '\n' | '\t')) || matches!(c, '\u{202e}' | '\u{2066}'));
@@ -306,7 +306,7 @@ mod tests {
             std::fs::write(file, source).unwrap();
         }
         let templates = Templates::load(Some(folder.path()), "en", None, Missing::Failure).unwrap();
-        let subject = |lang| templates.render(Some(lang), view_of("call-50112.json")).unwrap().subject;
+        let subject = |lang| templates.render(Some(lang), &view_of("call-50112.json")).unwrap().subject;
         assert_eq!((subject("en"), subject("de")), ("Ours 50112".to_owned(), "Unser 50112".to_owned()));
     }
 
@@ -325,9 +325,9 @@ mod tests {
         std::fs::create_dir(folder.path().join("update")).unwrap();
         std::fs::write(folder.path().join("update/subject.txt.hbs"), "a{{sesion.id}}b{{datetime times.none}}").unwrap();
         let load = |missing| Templates::load(Some(folder.path()), "en", None, missing).unwrap();
-        let failure = load(Missing::Failure).render(None, view_of("call-50112.json")).unwrap_err();
+        let failure = load(Missing::Failure).render(None, &view_of("call-50112.json")).unwrap_err();
         assert!(std::error::Error::source(&failure).unwrap().to_string().contains("sesion"));
-        assert_eq!(load(Missing::Nothing).render(None, view_of("call-50112.json")).unwrap().subject, "ab");
+        assert_eq!(load(Missing::Nothing).render(None, &view_of("call-50112.json")).unwrap().subject, "ab");
     }
 
     #[test]
@@ -337,6 +337,6 @@ mod tests {
         let loops = "{{#each raw.dispositions}}{{#each @root.raw.dispositions}}{{#each @root.raw.dispositions}}0123456789{{/each}}{{/each}}{{/each}}";
         std::fs::write(folder.path().join("update/body.txt.hbs"), loops).unwrap();
         let templates = Templates::load(Some(folder.path()), "en", None, Missing::Nothing).unwrap();
-        assert!(templates.render(None, view_of("hostile.json")).is_err());
+        assert!(templates.render(None, &view_of("hostile.json")).is_err());
     }
 }

@@ -1,0 +1,74 @@
+//! `aftercall check`: every problem in every file, at once.
+
+use std::io::{self, Write};
+
+use super::{Common, Exit};
+use crate::config::reader::Problem;
+use crate::config::tenant::Tenant;
+use crate::config::{Config, Problems};
+use crate::deliver::tls::connector;
+use crate::flow::intake::chain;
+use crate::samples::SAMPLES;
+use crate::session::{Reading, read};
+use crate::template::{Context, Missing, Templates};
+use crate::view::view;
+
+pub(super) fn run(common: &Common) -> anyhow::Result<Exit> {
+    let mut out = io::stdout().lock();
+    let config = match common.load() {
+        Ok(config) => config,
+        Err(Problems(problems)) => return tell(&mut out, &problems),
+    };
+    let problems: Vec<Problem> = config.tenants.values().flat_map(|tenant| check(&config, common, tenant)).collect();
+    if problems.is_empty() {
+        for tenant in config.tenants.values() {
+            writeln!(out, "tenant {}: ok, profile {} ({})", tenant.name, tenant.profile.name, tenant.profile.title)?;
+        }
+        return Ok(Exit::Done);
+    }
+    tell(&mut out, &problems)
+}
+
+fn tell(out: &mut dyn Write, problems: &[Problem]) -> anyhow::Result<Exit> {
+    for problem in problems {
+        writeln!(out, "{problem}")?;
+    }
+    let plural = if problems.len() == 1 { "problem" } else { "problems" };
+    writeln!(out, "{} {plural}", problems.len())?;
+    Ok(Exit::Failed)
+}
+
+fn check(config: &Config, common: &Common, tenant: &Tenant) -> Vec<Problem> {
+    let file = common.config.join("tenants").join(format!("{}.toml", tenant.name));
+    let mut problems = Vec::new();
+    if let Err(error) = connector(tenant.relay.ca_file.as_deref()) {
+        problems.push(Problem { key: "relay.ca_file".to_owned(), ..Problem::of_file(&file, chain(&error)) });
+    }
+    let folder = tenant.templates.as_deref();
+    match Templates::load(folder, &tenant.language, tenant.time_zone.as_ref(), Missing::Failure) {
+        Ok(templates) => problems.extend(render_samples(config, tenant, &templates)),
+        Err(found) => problems.extend(found),
+    }
+    problems
+}
+
+/// Renders every sample in every language; a name that no session has is told once.
+fn render_samples(config: &Config, tenant: &Tenant, templates: &Templates) -> Vec<Problem> {
+    let folder = tenant.templates.clone().unwrap_or_else(|| "templates".into());
+    let mut problems: Vec<Problem> = Vec::new();
+    for (name, json) in SAMPLES {
+        let Ok(Reading::Session(session)) = read(json.as_bytes(), name, config.session_bytes) else { continue };
+        let mut data = view(*session, &tenant.title, &tenant.limits);
+        data["attachment"] = name.into();
+        let data = Context::from(data);
+        for language in templates.languages() {
+            if let Err(failure) = templates.render(Some(language), &data) {
+                let problem = Problem::of_file(&folder, chain(&failure));
+                if !problems.contains(&problem) {
+                    problems.push(problem);
+                }
+            }
+        }
+    }
+    problems
+}

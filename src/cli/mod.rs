@@ -1,0 +1,157 @@
+//! The command line: flags in, exit code out.
+
+mod check;
+mod demo;
+mod log;
+mod outbox;
+mod preview;
+mod send;
+mod serve;
+mod table;
+
+use std::io::{self, Write};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Context as _;
+use clap::{Parser, Subcommand};
+
+use crate::config::tenant::{Overrides, RelayUrl, Tenant};
+use crate::config::{Config, LogFormat, Problems};
+use crate::store::Store;
+use crate::telemetry;
+
+/// After each contact-centre session, the right CRM record is updated by e-mail, and a sent-mail log says so.
+#[derive(Debug, Parser)]
+#[command(version, after_help = EXIT_CODES)]
+struct Arguments {
+    #[command(flatten)]
+    common: Common,
+    #[command(subcommand)]
+    command: Command,
+}
+
+const EXIT_CODES: &str = "Exit codes: 0 done, 1 failed, 2 wrong use or configuration, 75 not done yet, try again.";
+
+/// What every command takes.
+#[derive(Debug, clap::Args)]
+struct Common {
+    /// The configuration folder.
+    #[arg(long, global = true, value_name = "DIR", env = "AFTERCALL_CONFIG", default_value = "config")]
+    config: PathBuf,
+    /// The database, in place of the configured one.
+    #[arg(long, global = true, value_name = "FILE", env = "AFTERCALL_STORE")]
+    store: Option<PathBuf>,
+    /// The relay of all tenants, in place of theirs: smtp://HOST:PORT (no TLS), smtp+starttls:// or smtps://.
+    #[arg(long, global = true, value_name = "URL", env = "AFTERCALL_RELAY")]
+    relay: Option<RelayUrl>,
+    /// The template folder of all tenants, in place of theirs.
+    #[arg(long, global = true, value_name = "DIR", env = "AFTERCALL_TEMPLATES")]
+    templates: Option<PathBuf>,
+    /// What to log: error, warn, info, debug, or directives such as aftercall=debug.
+    #[arg(long, global = true, value_name = "FILTER", env = "AFTERCALL_LOG", default_value = "warn")]
+    log: String,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Show everything once, without any outside service: sample sessions, two tenants, a mail server on loopback.
+    Demo(demo::Arguments),
+    /// Take session files, send their mails, and say what came of each.
+    Send(send::Arguments),
+    /// Watch each tenant's folder and send until SIGTERM or SIGINT.
+    Serve(serve::Arguments),
+    /// Show the mail that a session would make, without sending or storing anything.
+    Preview(preview::Arguments),
+    /// Tell every problem in every configuration file and template.
+    Check,
+    /// The sent-mail log: what was sent, to whom, and what the servers said.
+    Log(log::Arguments),
+    /// What waits and why; retry, hold, release or cancel it.
+    Outbox(outbox::Arguments),
+}
+
+/// How a command ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Exit {
+    Done = 0,
+    Failed = 1,
+    Misused = 2,
+    TryAgain = 75,
+}
+
+/// The answer to something that was asked wrongly: exit code 2.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct Misuse(String);
+
+/// Runs the command line of this process.
+pub fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let exit = run(arguments).unwrap_or_else(|error| {
+        // A reader that has seen enough, such as `head`, is not a failure.
+        if error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe) {
+            return Exit::Done;
+        }
+        drop(writeln!(io::stderr(), "aftercall: {error:#}"));
+        let misused = error.is::<Misuse>() || error.is::<Problems>();
+        if misused { Exit::Misused } else { Exit::Failed }
+    });
+    ExitCode::from(exit as u8)
+}
+
+fn run(arguments: Arguments) -> anyhow::Result<Exit> {
+    let Arguments { common, command } = arguments;
+    let serving = matches!(command, Command::Serve(_));
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start")?;
+    runtime.block_on(async {
+        match command {
+            Command::Demo(arguments) => {
+                start_log(LogFormat::Text, &common.log)?;
+                demo::run(&arguments).await
+            }
+            Command::Check => check::run(&common),
+            _ => {
+                let config = common.load()?;
+                let filter = if serving && common.log == "warn" { "info" } else { &common.log };
+                start_log(config.log, filter)?;
+                match command {
+                    Command::Send(arguments) => send::run(&config, arguments).await,
+                    Command::Serve(arguments) => serve::run(&config, &arguments).await,
+                    Command::Preview(arguments) => preview::run(&config, &arguments).await,
+                    Command::Log(arguments) => log::run(&config, &arguments),
+                    Command::Outbox(arguments) => outbox::run(&config, arguments).await,
+                    Command::Demo(_) | Command::Check => Ok(Exit::Done),
+                }
+            }
+        }
+    })
+}
+
+fn start_log(format: LogFormat, filter: &str) -> anyhow::Result<()> {
+    telemetry::start(format, filter).map_err(|reason| Misuse(reason).into())
+}
+
+impl Common {
+    fn overrides(&self) -> Overrides {
+        Overrides { relay: self.relay.clone(), templates: self.templates.clone() }
+    }
+
+    fn load(&self) -> Result<Config, Problems> {
+        Config::load(&self.config, self.store.as_deref(), &self.overrides())
+    }
+}
+
+/// The tenant of that name; the only one where none is named.
+fn tenant<'c>(config: &'c Config, name: Option<&str>) -> Result<&'c Tenant, Misuse> {
+    let known = || config.tenants.keys().map(String::as_str).collect::<Vec<_>>().join(", ");
+    match name {
+        Some(name) => config.tenants.get(name).ok_or_else(|| Misuse(format!("there is no tenant {name:?}; there are {}", known()))),
+        None if config.tenants.len() == 1 => config.tenants.values().next().ok_or_else(|| Misuse("there is no tenant".to_owned())),
+        None => Err(Misuse(format!("name one of the tenants with --tenant: {}", known()))),
+    }
+}
+
+fn open_store(config: &Config) -> anyhow::Result<Store> {
+    Ok(Store::open(&config.store)?)
+}

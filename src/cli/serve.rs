@@ -1,0 +1,90 @@
+//! `aftercall serve`: watch, send, retry, until told to stop.
+
+use std::sync::Arc;
+
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{Notify, watch};
+use tokio::task::JoinSet;
+use tracing::{info, warn};
+
+use super::send::retries;
+use super::{Exit, open_store, tenant};
+use crate::clock::Clock;
+use crate::config::Config;
+use crate::config::tenant::Tenant;
+use crate::deliver::tls::connector;
+use crate::flow::desk::Desk;
+use crate::flow::dispatch::Dispatcher;
+use crate::flow::watch::Watcher;
+use crate::store::{Store, StoreError};
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Arguments {
+    /// Only these tenants.
+    #[arg(long, value_name = "T")]
+    tenant: Vec<String>,
+}
+
+pub(super) async fn run(config: &Config, arguments: &Arguments) -> anyhow::Result<Exit> {
+    let tenants: Vec<&Tenant> = if arguments.tenant.is_empty() {
+        config.tenants.values().collect()
+    } else {
+        arguments.tenant.iter().map(|name| tenant(config, Some(name))).collect::<Result<_, _>>()?
+    };
+    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let store = open_store(config)?;
+    let Some(_lock) = store.lock_delivery()? else {
+        warn!(store = %config.store.display(), "another aftercall is delivering from this store");
+        return Ok(Exit::TryAgain);
+    };
+    let uncertain = store.recover(retries(config), Clock::default().now()).await?;
+    let (stop, stopped) = watch::channel(false);
+    let mut tasks = JoinSet::new();
+    for tenant in tenants {
+        start(config, tenant, &store, &stopped, &mut tasks).await?;
+    }
+    info!(store = %config.store.display(), uncertain, "serving");
+    let failed = tokio::select! {
+        _ = terminate.recv() => None,
+        _ = interrupt.recv() => None,
+        ended = tasks.join_next() => ended,
+    };
+    info!("stopping: messages on the wire are finished first");
+    stop.send_replace(true);
+    let mut result = failed.map_or(Ok(()), |ended| ended.unwrap_or(Err(StoreError::Closed)));
+    while let Some(ended) = tasks.join_next().await {
+        result = result.and(ended.unwrap_or(Err(StoreError::Closed)));
+    }
+    result?;
+    info!("stopped");
+    Ok(Exit::Done)
+}
+
+async fn start(
+    config: &Config,
+    tenant: &Tenant,
+    store: &Store,
+    stopped: &watch::Receiver<bool>,
+    tasks: &mut JoinSet<Result<(), StoreError>>,
+) -> anyhow::Result<()> {
+    let desk = Desk::open(config, tenant, Some(store), Clock::default()).await?;
+    let wake = Arc::new(Notify::new());
+    let dispatcher = Dispatcher {
+        tenant: Arc::clone(&desk.tenant),
+        store: store.clone(),
+        wake: Arc::clone(&wake),
+        clock: desk.clock.clone(),
+        tls: connector(tenant.relay.ca_file.as_deref())?,
+        stop: stopped.clone(),
+    };
+    tasks.spawn(dispatcher.run());
+    match &tenant.folder {
+        Some(folder) => {
+            std::fs::create_dir_all(folder)?;
+            let watcher = Watcher { desk, store: store.clone(), folder: folder.clone(), wake, stop: stopped.clone() };
+            tasks.spawn(watcher.run());
+        }
+        None => warn!(tenant = tenant.name, "no folder is configured; nothing is watched"),
+    }
+    Ok(())
+}

@@ -1,0 +1,326 @@
+//! From rendered texts to the bytes on the wire: one message, one recipient, one envelope.
+//!
+//! The same input gives the same bytes. Bodies are quoted-printable or base64, so the message is ASCII with CRLF
+//! line ends and short lines, whatever the session holds; the session's own bytes are attached untouched.
+
+use std::time::SystemTime;
+
+use jiff::Timestamp;
+use lettre::Message;
+use lettre::message::header::{ContentDisposition, ContentTransferEncoding, ContentType, HeaderName, HeaderValue};
+use lettre::message::{Body, Mailbox, MultiPart, SinglePart};
+
+use crate::address::{Address, BadAddress};
+use crate::config::profile::{ReplyTo, fill};
+use crate::config::tenant::Tenant;
+use crate::ids::{Digest, SessionKey};
+use crate::plan::Mail;
+use crate::template::Rendered;
+use crate::token::TokenKey;
+
+/// A message as the outbox keeps it and the wire carries it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Composed {
+    /// Without angle brackets.
+    pub message_id: String,
+    /// The envelope's sender, with its token.
+    pub envelope_from: Address,
+    /// The envelope's only recipient.
+    pub recipient: Address,
+    /// The whole message, CRLF line ends.
+    pub wire: Vec<u8>,
+}
+
+/// What a message is made of.
+#[derive(Debug)]
+pub struct Parts<'p> {
+    /// Whose session.
+    pub session: &'p SessionKey,
+    /// The session file's bytes.
+    pub raw: &'p [u8],
+    /// Their digest.
+    pub digest: &'p Digest,
+    /// The plan.
+    pub mail: &'p Mail,
+    /// The texts.
+    pub rendered: &'p Rendered,
+    /// Whether the session file is attached.
+    pub attach: bool,
+}
+
+/// Why a message could not be made.
+#[derive(Debug, thiserror::Error)]
+pub enum ComposeError {
+    /// The envelope sender with its token is no address.
+    #[error(transparent)]
+    Address(#[from] BadAddress),
+    /// A header's value cannot be written.
+    #[error("the message for {recipient} cannot be written")]
+    Message {
+        /// To whom it was.
+        recipient: Address,
+        /// The builder's reason.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+}
+
+/// The name of the attachment: `call-41207.json`.
+pub fn attachment_name(session: &SessionKey) -> String {
+    format!("{}.json", session.name)
+}
+
+/// Whether a session file of `raw_bytes` octets fits into a message of at most `limit`.
+pub fn fits(raw_bytes: usize, limit: u64) -> bool {
+    // Base64 in lines of 76 makes 78 octets out of 57; the bodies and headers get what is left, at least this.
+    const REST: u64 = 200_000;
+    let encoded = (raw_bytes as u64).div_ceil(57) * 78;
+    encoded + REST.min(limit / 2) <= limit
+}
+
+/// Makes the message of one delivery.
+pub fn compose(parts: &Parts<'_>, tenant: &Tenant, key: &TokenKey, now: Timestamp) -> Result<Composed, ComposeError> {
+    let recipient = parts.mail.recipient.clone();
+    let unique = Digest::of_parts(&[&parts.digest.0, b"email", recipient.as_str().as_bytes()]);
+    let token = key.sign(parts.session, &unique);
+    let message_id = format!("{token}@{}", tenant.sender.address.domain());
+    let envelope_from = tenant.sender.bounces.tagged(&token)?;
+    let message = message(parts, tenant, &token, &message_id, &envelope_from, now)
+        .map_err(|source| ComposeError::Message { recipient: recipient.clone(), source })?;
+    Ok(Composed { message_id, envelope_from, recipient, wire: message.formatted() })
+}
+
+fn message(
+    parts: &Parts<'_>,
+    tenant: &Tenant,
+    token: &str,
+    message_id: &str,
+    envelope_from: &Address,
+    now: Timestamp,
+) -> Result<Message, Box<dyn std::error::Error + Send + Sync>> {
+    let profile = &tenant.profile;
+    let mailbox = |name: Option<&String>, address: &Address| -> Result<Mailbox, lettre::address::AddressError> {
+        Ok(Mailbox::new(name.cloned(), address.as_str().parse()?))
+    };
+    let mut builder = Message::builder()
+        .from(mailbox(tenant.sender.name.as_ref(), &tenant.sender.address)?)
+        .to(mailbox(None, &parts.mail.recipient)?)
+        .subject(subject(parts, tenant))
+        .date(SystemTime::from(now))
+        .message_id(Some(format!("<{message_id}>")));
+    if profile.reply_to == ReplyTo::Token {
+        builder = builder.reply_to(mailbox(tenant.sender.name.as_ref(), envelope_from)?);
+    }
+    // RFC 5322, section 3.6.4: the parent alone in In-Reply-To, the whole thread in References.
+    if let Some(parent) = parts.mail.thread.last() {
+        builder = builder.in_reply_to(format!("<{parent}>"));
+    }
+    let references = references(parts, tenant);
+    if !references.is_empty() {
+        builder = builder.references(references);
+    }
+    // RFC 3834, section 5: what a program sends says so, in the form that the CRM does not throw away.
+    if let Some(value) = profile.auto_submitted {
+        builder = builder.raw_header(header("Auto-Submitted", value)?);
+    }
+    if profile.suppress_auto_response {
+        builder = builder.raw_header(header("X-Auto-Response-Suppress", "All")?);
+    }
+    let texts = MultiPart::alternative()
+        .boundary(format!("=_a_{token}"))
+        .singlepart(text_part(ContentType::TEXT_PLAIN, &parts.rendered.text)?)
+        .singlepart(text_part(ContentType::TEXT_HTML, &parts.rendered.html)?);
+    let mixed = MultiPart::mixed().boundary(format!("=_m_{token}")).multipart(texts);
+    let mixed = if parts.attach { mixed.singlepart(attachment(parts)?) } else { mixed };
+    Ok(builder.multipart(mixed)?)
+}
+
+/// The profile's token first: where several stand in a subject, a CRM takes the leftmost.
+fn subject(parts: &Parts<'_>, tenant: &Tenant) -> String {
+    match &parts.mail.ticket {
+        Some(ticket) => format!("{} {}", fill(&tenant.profile.subject, &tenant.parameters, ticket), parts.rendered.subject),
+        None => parts.rendered.subject.clone(),
+    }
+}
+
+fn references(parts: &Parts<'_>, tenant: &Tenant) -> String {
+    let ticket = parts.mail.ticket.as_ref();
+    let address = tenant.profile.reference.as_ref().zip(ticket);
+    let address = address.map(|(pattern, ticket)| fill(pattern, &tenant.parameters, ticket));
+    let thread = parts.mail.thread.iter().map(|id| format!("<{id}>"));
+    address.into_iter().chain(thread).collect::<Vec<_>>().join(" ")
+}
+
+fn header(name: &'static str, value: &str) -> Result<HeaderValue, lettre::message::header::InvalidHeaderName> {
+    Ok(HeaderValue::new(HeaderName::new_from_ascii(name.to_owned())?, value.to_owned()))
+}
+
+/// Quoted-printable where most is ASCII, base64 where it would grow threefold.
+fn text_part(kind: ContentType, text: &str) -> Result<SinglePart, Box<dyn std::error::Error + Send + Sync>> {
+    let wide = text.bytes().filter(|byte| !byte.is_ascii()).count();
+    let encoding = if wide * 5 > text.len() { ContentTransferEncoding::Base64 } else { ContentTransferEncoding::QuotedPrintable };
+    let body = Body::new_with_encoding(text.to_owned(), encoding).map_err(|_| "a text cannot be encoded")?;
+    Ok(SinglePart::builder().header(kind).body(body))
+}
+
+fn attachment(parts: &Parts<'_>) -> Result<SinglePart, Box<dyn std::error::Error + Send + Sync>> {
+    let body = Body::new_with_encoding(parts.raw.to_vec(), ContentTransferEncoding::Base64).map_err(|_| "the attachment cannot be encoded")?;
+    let disposition = ContentDisposition::attachment(&attachment_name(parts.session));
+    Ok(SinglePart::builder().header(ContentType::parse("application/json")?).header(disposition).body(body))
+}
+
+/// Why `wire` must not be given to an SMTP server; none for a message that is safe. Bare CR or LF lets one
+/// message be read as two (SMTP smuggling), and RFC 5321, section 4.5.3.1.6 limits a line to 998 octets.
+pub fn wire_fault(wire: &[u8]) -> Option<&'static str> {
+    if !wire.ends_with(b"\r\n") {
+        return Some("the message does not end in CRLF");
+    }
+    if wire.iter().any(|byte| !byte.is_ascii() || *byte == 0) {
+        return Some("the message has octets outside ASCII, or NUL");
+    }
+    for line in wire.split(|byte| *byte == b'\n') {
+        let Some(line) = line.strip_suffix(b"\r") else {
+            if line.is_empty() { continue } else { return Some("the message has a bare LF") };
+        };
+        if line.contains(&b'\r') {
+            return Some("the message has a bare CR");
+        }
+        if line.len() > 998 {
+            return Some("the message has a line of more than 998 octets");
+        }
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use mail_parser::{MessageParser, MimeHeaders};
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::config::profile::{Profile, SHIPPED};
+    use crate::config::tenant::{Overrides, parse};
+    use crate::ids::{Kind, SessionName};
+
+    fn tenant(profile: &str) -> Tenant {
+        let source = format!(
+            "[sender]\naddress = \"bridge@example.com\"\nname = \"Kundendienst Köln\"\n[recipient]\naddress = \"crm@example.com\"\n\
+             [profile]\n{profile}\n[relay]\nhost = \"r\"\n"
+        );
+        let profiles = SHIPPED.iter().map(|(name, source)| ((*name).to_owned(), Profile::parse(name, Path::new(name), source).unwrap()));
+        parse("t", Path::new("t"), &source, Path::new("/"), &profiles.collect(), &Overrides::default()).unwrap()
+    }
+
+    fn mail(thread: &[&str]) -> Mail {
+        Mail {
+            ticket: Some("10482".into()),
+            recipient: "crm@example.com".parse().unwrap(),
+            due: Timestamp::UNIX_EPOCH,
+            waits_for: "",
+            supersedes: vec![],
+            thread: thread.iter().map(|id| (*id).to_owned()).collect(),
+            follows: None,
+        }
+    }
+
+    fn composed(tenant: &Tenant, mail: &Mail, raw: &[u8], subject: &str, text: &str) -> Composed {
+        let session = SessionKey { tenant: "t".into(), instance: "t".into(), name: SessionName { kind: Kind::Call, number: 41207 } };
+        let rendered = Rendered { language: "en".into(), subject: subject.into(), text: text.into(), html: format!("<p>{text}</p>") };
+        let parts = Parts { session: &session, raw, digest: &Digest::of(raw), mail, rendered: &rendered, attach: true };
+        compose(&parts, tenant, &TokenKey::new(b"k", "t"), Timestamp::UNIX_EPOCH).unwrap()
+    }
+
+    fn field<'m>(message: &'m mail_parser::Message<'_>, name: &'static str) -> Option<&'m str> {
+        message.header_raw(name).map(str::trim)
+    }
+
+    #[test]
+    fn a_message_carries_token_thread_marks_and_the_untouched_file() {
+        let raw = b"{\n  \"id\": 41207,\r\n \"x\": \"\xc3\xa4\"\n}\n\n";
+        let tenant = tenant("name = \"rt\"\nvalues = { rtname = \"rt.example.com\" }");
+        let composed = composed(&tenant, &mail(&["first@x", "last@x"]), raw, "Call 41207: Finished", "Grüße\n.\nend");
+        let message = MessageParser::default().parse(&composed.wire).unwrap();
+        assert_eq!(message.subject(), Some("[rt.example.com #10482] Call 41207: Finished"));
+        assert_eq!(field(&message, "Subject"), message.subject(), "a plain subject is not encoded");
+        assert_eq!(message.message_id(), Some(composed.message_id.as_str()));
+        assert_eq!(field(&message, "In-Reply-To"), Some("<last@x>"));
+        assert_eq!(field(&message, "References"), Some("<first@x> <last@x>"));
+        assert_eq!(field(&message, "Auto-Submitted"), Some("auto-generated"));
+        assert_eq!(field(&message, "X-Auto-Response-Suppress"), Some("All"));
+        assert_eq!(field(&message, "Reply-To"), None);
+        assert_eq!(field(&message, "Precedence"), None);
+        assert_eq!(message.from().unwrap().first().unwrap().name(), Some("Kundendienst Köln"));
+        assert_eq!(message.body_text(0).unwrap().replace("\r\n", "\n"), "Grüße\n.\nend");
+        let file = message.attachment(0).unwrap();
+        assert_eq!((file.attachment_name(), file.contents()), (Some("call-41207.json"), &raw[..]));
+        assert!(composed.envelope_from.as_str().starts_with("bridge+cvsn-"), "{}", composed.envelope_from);
+        assert!(composed.message_id.starts_with("cvsn-") && composed.message_id.len() < 255);
+    }
+
+    #[test]
+    fn each_profile_has_its_own_marks() {
+        let (generic, redmine) = (tenant("name = \"generic\""), tenant("name = \"redmine\""));
+        let generic = composed(&generic, &mail(&[]), b"{}", "S", "t");
+        let message = MessageParser::default().parse(&generic.wire).unwrap();
+        assert!(field(&message, "Reply-To").unwrap().contains(generic.envelope_from.as_str()));
+        assert_eq!(field(&message, "References"), None);
+        let redmine = composed(&redmine, &mail(&["m@x"]), b"{}", "S", "t");
+        let message = MessageParser::default().parse(&redmine.wire).unwrap();
+        assert_eq!(field(&message, "Auto-Submitted"), Some("auto-notified"));
+        assert_eq!(field(&message, "References"), Some("<redmine.issue-10482.1@aftercall.invalid> <m@x>"));
+    }
+
+    #[test]
+    fn the_same_input_gives_the_same_bytes() {
+        let tenant = tenant("name = \"generic\"");
+        let make = |raw: &[u8]| composed(&tenant, &mail(&[]), raw, "S", "t");
+        assert_eq!(make(b"{}"), make(b"{}"));
+        assert_ne!(make(b"{}").message_id, make(b"{ }").message_id);
+    }
+
+    #[test]
+    fn a_file_that_does_not_fit_is_known_before_rendering() {
+        assert!(fits(2_000_000, 4_000_000));
+        assert!(!fits(3_000_000, 4_000_000));
+        assert!(fits(1_000, 10_000));
+        assert!(!fits(10_000, 10_000));
+    }
+
+    #[test]
+    fn what_a_server_could_misread_is_found() {
+        let long = [b"a".repeat(999), b"\r\n".to_vec()].concat();
+        let table: &[(&[u8], bool)] = &[
+            (b"A: b\r\n\r\n.\r\nc\r\n", true),
+            (b"a\r\n.\nb\r\n", false),
+            (b"a\r\n.\rb\r\n", false),
+            (b"a\r\r\n", false),
+            (b"a\n\r\n", false),
+            (b"a", false),
+            (b"a\n", false),
+            (b"\xc3\xa4\r\n", false),
+            (b"a\0\r\n", false),
+            (&long, false),
+            (&long[1..], true),
+        ];
+        for (wire, safe) in table {
+            assert_eq!(wire_fault(wire).is_none(), *safe, "{:?}", String::from_utf8_lossy(wire));
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_text_makes_an_unsafe_message_or_another_header(subject in ".{0,120}", text in "(?s).{0,2000}", raw in proptest::collection::vec(any::<u8>(), 0..600)) {
+            let tenant = tenant("name = \"generic\"");
+            let rendered = crate::template::clean(&subject).replace('\n', " ");
+            let composed = composed(&tenant, &mail(&[]), &raw, &rendered, &crate::template::clean(&text));
+            prop_assert_eq!(wire_fault(&composed.wire), None);
+            let message = MessageParser::default().parse(&composed.wire).unwrap();
+            let names: Vec<_> = message.headers().iter().map(mail_parser::Header::name).collect();
+            prop_assert_eq!(names, ["From", "To", "Subject", "Date", "Message-ID", "Reply-To", "Auto-Submitted",
+                "X-Auto-Response-Suppress", "MIME-Version", "Content-Type"]);
+            prop_assert_eq!(message.attachment(0).unwrap().contents(), &raw[..]);
+        }
+    }
+}

@@ -1,0 +1,7 @@
+//! Where the pure steps and the world meet: a file becomes a delivery ([`intake`]), a delivery becomes a sent
+//! mail ([`dispatch`]), a folder becomes files ([`watch`]).
+
+pub mod desk;
+pub mod dispatch;
+pub mod intake;
+pub mod watch;

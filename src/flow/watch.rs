@@ -1,0 +1,225 @@
+//! Watching a folder for session files.
+//!
+//! The folder is looked at again and again: that works on every file system, whoever writes into it. A file is
+//! taken when two looks show the same size and time, and noted with them, so that it is read again only after it
+//! was rewritten. A file that ends too early is given a minute to be completed.
+
+use std::collections::{HashMap, HashSet};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use tokio::sync::{Notify, watch};
+use tokio::task::{JoinSet, spawn_blocking};
+use tracing::{info, warn};
+
+use super::desk::Desk;
+use super::intake::{Document, IntakeError, Taken, take};
+use crate::ids::Digest;
+use crate::plan::Timing;
+use crate::store::{Store, StoreError};
+
+/// The shortest time between two looks.
+const LOOK: Duration = Duration::from_secs(1);
+/// How many files are worked on at a time.
+const AT_ONCE: usize = 64;
+/// How long a file that ends too early may stay so.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A file as a look at the folder shows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Seen {
+    /// Where it is.
+    pub path: PathBuf,
+    /// Size and time of the last change.
+    pub stamp: String,
+    changed: SystemTime,
+}
+
+impl Seen {
+    /// Names the file in this state.
+    fn key(&self) -> [u8; 16] {
+        key(&self.path.to_string_lossy(), &self.stamp)
+    }
+}
+
+fn key(path: &str, stamp: &str) -> [u8; 16] {
+    let digest = Digest::of_parts(&[path.as_bytes(), stamp.as_bytes()]).0;
+    std::array::from_fn(|at| digest[at])
+}
+
+/// The files below `folder` that may be sessions, by path; what cannot be looked at is told and left out.
+pub fn session_files(folder: &Path) -> Vec<Seen> {
+    let (mut folders, mut files) = (vec![folder.to_owned()], Vec::new());
+    while let Some(folder) = folders.pop() {
+        let entries = match std::fs::read_dir(&folder) {
+            Ok(entries) => entries,
+            Err(error) => {
+                warn!(folder = %folder.display(), cause = %error, "cannot look into a folder");
+                continue;
+            }
+        };
+        for entry in entries.flatten() {
+            let (path, name) = (entry.path(), entry.file_name());
+            if name.to_string_lossy().starts_with('.') {
+                continue;
+            }
+            if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                folders.push(path);
+            } else if may_be_session(&path) {
+                files.extend(look_at(path));
+            }
+        }
+    }
+    files.sort_by(|a, b| a.path.cmp(&b.path));
+    files
+}
+
+/// Media and documents beside sessions are known by their endings; the rest is told by content.
+fn may_be_session(path: &Path) -> bool {
+    path.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("json") || ending.eq_ignore_ascii_case("txt"))
+}
+
+fn look_at(path: PathBuf) -> Option<Seen> {
+    let about = std::fs::metadata(&path).ok()?;
+    let changed = about.modified().ok()?;
+    let nanoseconds = changed.duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos();
+    Some(Seen { path, stamp: format!("{}-{nanoseconds}", about.len()), changed })
+}
+
+/// Reads a file, at most one octet more than `limit`, so that a huge one is refused and not held.
+pub fn read_document(path: &Path, limit: usize) -> std::io::Result<Document> {
+    use std::io::Read;
+    let mut bytes = Vec::new();
+    std::fs::File::open(path)?.take(limit as u64 + 1).read_to_end(&mut bytes)?;
+    let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    Ok(Document { name, source: path.to_string_lossy().into_owned(), bytes })
+}
+
+/// Takes every file of `files`, several at a time, and tells what became of each.
+pub async fn take_files(
+    desk: &Desk,
+    store: &Store,
+    files: Vec<Seen>,
+    timing: Timing,
+    is_patient: fn(&Seen) -> bool,
+    mut told: impl FnMut(Seen, Result<Taken, TakeError>),
+) {
+    let mut files = files.into_iter();
+    let mut working = JoinSet::new();
+    loop {
+        while working.len() < AT_ONCE
+            && let Some(file) = files.next()
+        {
+            let (desk, store) = (desk.clone(), store.clone());
+            working.spawn(async move {
+                let patient = is_patient(&file);
+                let result = take_file(&desk, &store, &file.path, timing, patient).await;
+                (file, result)
+            });
+        }
+        match working.join_next().await {
+            Some(Ok((file, result))) => told(file, result),
+            Some(Err(_)) => {} // Cancelled with the runtime: the file is looked at again next time.
+            None => return,
+        }
+    }
+}
+
+/// Why a file was not taken.
+#[derive(Debug, thiserror::Error)]
+pub enum TakeError {
+    /// It cannot be read.
+    #[error("cannot read {path}")]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// The system's reason.
+        #[source]
+        source: std::io::Error,
+    },
+    /// It was read and could not be stored.
+    #[error(transparent)]
+    Intake(#[from] IntakeError),
+}
+
+/// Takes one file.
+pub async fn take_file(desk: &Desk, store: &Store, path: &Path, timing: Timing, patient: bool) -> Result<Taken, TakeError> {
+    let unreadable = |source| TakeError::Unreadable { path: path.to_owned(), source };
+    let document = read_document(path, desk.session_bytes).map_err(unreadable)?;
+    Ok(take(desk, store, document, timing, patient).await?)
+}
+
+/// Watches one tenant's folder.
+pub struct Watcher {
+    /// Whose.
+    pub desk: Desk,
+    /// Where to put what is found.
+    pub store: Store,
+    /// The folder.
+    pub folder: PathBuf,
+    /// Told when something was put into the store.
+    pub wake: Arc<Notify>,
+    /// Turns true when it is time to end.
+    pub stop: watch::Receiver<bool>,
+}
+
+impl Watcher {
+    /// Watches until told to stop, or until the store fails.
+    pub async fn run(mut self) -> Result<(), StoreError> {
+        let mut done = HashSet::new();
+        self.store.noted_files(&self.desk.tenant.name, |path, stamp| _ = done.insert(key(&path, &stamp)))?;
+        let mut before = HashMap::new();
+        while !*self.stop.borrow() {
+            let began = Instant::now();
+            let folder = self.folder.clone();
+            let mut seen = spawn_blocking(move || session_files(&folder)).await.unwrap_or_default();
+            seen.retain(|file| !done.contains(&file.key()));
+            let (steady, moving): (Vec<Seen>, Vec<Seen>) =
+                seen.into_iter().partition(|file| before.get(&file.path) == Some(&file.stamp));
+            before = moving.into_iter().map(|file| (file.path, file.stamp)).collect();
+            self.take(steady, &mut done, &mut before).await?;
+            // A large folder is looked at less often, so that looking never takes more than a tenth of the time.
+            let wait = LOOK.max(began.elapsed() * 9);
+            tokio::select! {
+                () = tokio::time::sleep(wait) => {}
+                _ = self.stop.changed() => {}
+            }
+        }
+        Ok(())
+    }
+
+    async fn take(&self, files: Vec<Seen>, done: &mut HashSet<[u8; 16]>, before: &mut HashMap<PathBuf, String>) -> Result<(), StoreError> {
+        let is_patient = |file: &Seen| file.changed.elapsed().is_ok_and(|age| age < PATIENCE);
+        let mut dealt_with = Vec::new();
+        let mut failed = None;
+        for chunk in files.chunks(AT_ONCE * 4) {
+            if *self.stop.borrow() {
+                return Ok(());
+            }
+            take_files(&self.desk, &self.store, chunk.to_vec(), Timing::Settle, is_patient, |file, result| match result {
+                Ok(Taken::Incomplete(_)) => _ = before.insert(file.path, file.stamp),
+                Ok(taken) => {
+                    if let Taken::Other(what) = taken {
+                        info!(tenant = self.desk.tenant.name, file = %file.path.display(), "skipped {what}");
+                    }
+                    dealt_with.push(file);
+                }
+                Err(TakeError::Intake(IntakeError::Store(error))) => failed = Some(error),
+                Err(error) => {
+                    warn!(tenant = self.desk.tenant.name, cause = super::intake::chain(&error), "could not take a file; it is tried again");
+                    before.insert(file.path, file.stamp);
+                }
+            })
+            .await;
+            self.wake.notify_one();
+            if let Some(error) = failed.take() {
+                return Err(error);
+            }
+            done.extend(dealt_with.iter().map(Seen::key));
+            let noted = dealt_with.drain(..).map(|file| (file.path.to_string_lossy().into_owned(), file.stamp));
+            self.store.note_files(self.desk.tenant.name.clone(), noted.collect()).await?;
+        }
+        Ok(())
+    }
+}

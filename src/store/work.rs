@@ -1,0 +1,210 @@
+//! Taking deliveries to work on, and recording what came of it.
+//!
+//! An attempt is recorded before its first byte goes out and its outcome after its last came in, each in a
+//! transaction of its own. Who finishes must hold the lease that the attempt began with.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+use rusqlite::{Connection, OptionalExtension, params};
+use serde_json::json;
+
+use super::{Store, StoreError, append, moment, session_row};
+use crate::config::tenant::Retry;
+use crate::ids::DeliveryId;
+use crate::log::{Entry, Event};
+use crate::outbox::{Next, Outcome, Report, next};
+
+/// The right to work on one delivery.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Lease {
+    /// The delivery.
+    pub delivery: DeliveryId,
+    /// Which lease of it this is.
+    pub number: i64,
+}
+
+/// One attempt that has begun.
+#[derive(Debug, Clone)]
+pub struct Work {
+    /// The lease it was begun with.
+    pub lease: Lease,
+    /// The attempt's number, from 1.
+    pub attempt: u32,
+    /// The envelope's sender.
+    pub envelope_from: String,
+    /// The envelope's recipient.
+    pub recipient: String,
+    /// The message.
+    pub wire: Vec<u8>,
+}
+
+impl Store {
+    /// Leases up to `most` deliveries of the tenant that are due, the longest due first.
+    pub async fn claim(&self, tenant: String, most: u32, now: Timestamp) -> Result<Vec<Lease>, StoreError> {
+        self.write(move |connection| {
+            let mut claim = connection.prepare_cached(
+                "UPDATE deliveries SET state = 'leased', due = NULL, lease = lease + 1 WHERE id IN \
+                 (SELECT id FROM deliveries WHERE tenant = ? AND due <= ? ORDER BY due, id LIMIT ?) RETURNING id, lease",
+            )?;
+            let leases = claim.query_map(params![tenant, now.as_millisecond(), most], |row| {
+                Ok(Lease { delivery: DeliveryId(row.get(0)?), number: row.get(1)? })
+            })?;
+            let mut leases: Vec<Lease> = leases.collect::<Result<_, _>>()?;
+            leases.sort_by_key(|lease| lease.delivery);
+            Ok(leases)
+        })
+        .await
+    }
+
+    /// When the tenant's next delivery is due; none when none waits.
+    pub async fn next_due(&self, tenant: String) -> Result<Option<Timestamp>, StoreError> {
+        self.write(move |connection| {
+            connection
+                .prepare_cached("SELECT due FROM deliveries WHERE tenant = ? AND due IS NOT NULL ORDER BY due LIMIT 1")?
+                .query_row([tenant], |row| moment(row, 0))
+                .optional()
+        })
+        .await
+    }
+
+    /// Whether nothing of the tenant's waits for a time and nothing is being worked on.
+    pub async fn is_idle(&self, tenant: String) -> Result<bool, StoreError> {
+        self.write(move |connection| {
+            connection
+                .prepare_cached(
+                    "SELECT NOT EXISTS (SELECT 1 FROM deliveries WHERE tenant = ?1 AND due IS NOT NULL) \
+                     AND NOT EXISTS (SELECT 1 FROM deliveries WHERE tenant = ?1 AND state IN ('leased', 'sending'))",
+                )?
+                .query_row([tenant], |row| row.get(0))
+        })
+        .await
+    }
+
+    /// Records that an attempt begins, and gives what it needs. None when the lease is no longer good.
+    pub async fn begin_attempt(&self, lease: Lease, now: Timestamp) -> Result<Option<Work>, StoreError> {
+        self.write(move |connection| begin(connection, lease, now)).await
+    }
+
+    /// Records how an attempt ended and what follows. None when the lease is no longer good: nothing changes.
+    pub async fn finish_attempt(
+        &self,
+        lease: Lease,
+        attempt: u32,
+        report: Report,
+        retry: Retry,
+        now: Timestamp,
+    ) -> Result<Option<Next>, StoreError> {
+        self.write(move |connection| finish(connection, lease, attempt, &report, &retry, now)).await
+    }
+
+    /// Takes over what a process that died has left: leases return, attempts without an end are uncertain.
+    /// Only for the holder of the delivery lock. Says how many attempts were uncertain.
+    pub async fn recover(&self, retries: BTreeMap<String, Retry>, now: Timestamp) -> Result<usize, StoreError> {
+        self.write(move |connection| recover(connection, &retries, now)).await
+    }
+
+    /// Gives unused leases back.
+    pub async fn release(&self, leases: Vec<Lease>, now: Timestamp) -> Result<(), StoreError> {
+        self.write(move |connection| {
+            leases.iter().try_for_each(|lease| {
+                connection
+                    .prepare_cached("UPDATE deliveries SET state = 'pending', due = ? WHERE id = ? AND lease = ? AND state = 'leased'")?
+                    .execute(params![now.as_millisecond(), lease.delivery.0, lease.number])
+                    .map(drop)
+            })
+        })
+        .await
+    }
+}
+
+fn begin(connection: &Connection, lease: Lease, now: Timestamp) -> rusqlite::Result<Option<Work>> {
+    let begun: Option<(u32, String)> = connection
+        .prepare_cached(
+            "UPDATE deliveries SET state = 'sending', attempts = attempts + 1, changed_at = ? \
+             WHERE id = ? AND lease = ? AND state = 'leased' RETURNING attempts, target",
+        )?
+        .query_row(params![now.as_millisecond(), lease.delivery.0, lease.number], |row| Ok((row.get(0)?, row.get(1)?)))
+        .optional()?;
+    let Some((attempt, recipient)) = begun else { return Ok(None) };
+    connection
+        .prepare_cached("INSERT INTO attempts (delivery, number, began_at) VALUES (?, ?, ?)")?
+        .execute(params![lease.delivery.0, attempt, now.as_millisecond()])?;
+    let (envelope_from, wire) = connection
+        .prepare_cached("SELECT envelope_from, wire FROM messages WHERE delivery = ?")?
+        .query_row([lease.delivery.0], |row| Ok((row.get(0)?, row.get(1)?)))?;
+    Ok(Some(Work { lease, attempt, envelope_from, recipient, wire }))
+}
+
+fn finish(
+    connection: &Connection,
+    lease: Lease,
+    attempt: u32,
+    report: &Report,
+    retry: &Retry,
+    now: Timestamp,
+) -> rusqlite::Result<Option<Next>> {
+    let held: Option<(String, i64, String, Timestamp)> = connection
+        .prepare_cached("SELECT tenant, session, target, created_at FROM deliveries WHERE id = ? AND lease = ? AND state = 'sending'")?
+        .query_row(params![lease.delivery.0, lease.number], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, moment(row, 3)?)))
+        .optional()?;
+    let Some((tenant, session, recipient, created)) = held else { return Ok(None) };
+    let next = next(report, retry, lease.delivery, attempt, created, now);
+    connection
+        .prepare_cached("UPDATE deliveries SET state = ?, reason = ?, due = ?, changed_at = ? WHERE id = ?")?
+        .execute(params![next.state.as_str(), next.reason, next.due.map(Timestamp::as_millisecond), now.as_millisecond(), lease.delivery.0])?;
+    connection
+        .prepare_cached(
+            "UPDATE attempts SET ended_at = ?, outcome = ?, relay = ?, tls = ?, stage = ?, code = ?, answer = ? \
+             WHERE delivery = ? AND number = ?",
+        )?
+        .execute(params![
+            now.as_millisecond(),
+            report.outcome.as_str(),
+            report.relay,
+            report.tls,
+            report.stage,
+            report.code,
+            report.text,
+            lease.delivery.0,
+            attempt
+        ])?;
+    let session = session_row(connection, session)?;
+    let content = json!({
+        "attempt": attempt,
+        "recipient": recipient,
+        "outcome": report.outcome.as_str(),
+        "relay": report.relay,
+        "tls": report.tls,
+        "stage": report.stage,
+        "code": report.code,
+        "answer": report.text,
+        "state": next.state.as_str(),
+    });
+    let entry = Entry { event: Event::Attempted, at: now, session: Some(session.name), delivery: Some(lease.delivery), content };
+    append(connection, &tenant, Some(&session), &entry)?;
+    Ok(Some(next))
+}
+
+fn recover(connection: &Connection, retries: &BTreeMap<String, Retry>, now: Timestamp) -> rusqlite::Result<usize> {
+    connection.execute("UPDATE deliveries SET state = 'pending', due = ? WHERE state = 'leased'", [now.as_millisecond()])?;
+    let mut begun = connection.prepare("SELECT id, lease, attempts, tenant FROM deliveries WHERE state = 'sending' ORDER BY id")?;
+    let begun: Vec<(Lease, u32, String)> = begun
+        .query_map([], |row| Ok((Lease { delivery: DeliveryId(row.get(0)?), number: row.get(1)? }, row.get(2)?, row.get(3)?)))?
+        .collect::<Result<_, _>>()?;
+    for (lease, attempt, tenant) in &begun {
+        let report = Report {
+            outcome: Outcome::Uncertain,
+            relay: String::new(),
+            tls: None,
+            stage: "restart",
+            code: None,
+            text: "the program ended during the attempt".to_owned(),
+        };
+        // A tenant that is no longer configured keeps its mail until a person decides.
+        let hold = Retry { first: jiff::SignedDuration::ZERO, longest: jiff::SignedDuration::ZERO, give_up_after: jiff::SignedDuration::MAX, resend_uncertain: false };
+        let retry = retries.get(tenant).map_or(hold, |retry| Retry { first: jiff::SignedDuration::ZERO, ..*retry });
+        finish(connection, *lease, *attempt, &report, &retry, now)?;
+    }
+    Ok(begun.len())
+}
