@@ -59,7 +59,9 @@ impl FromStr for Address {
             return Err(bad("it is longer than RFC 5321 allows (64 octets before the @, 254 in all)"));
         }
         if !is_dot_atom(local) {
-            return Err(bad("the part before the @ may hold letters, digits, single dots and !#$%&'*+-/=?^_`{|}~"));
+            return Err(bad(
+                "the part before the @ may hold letters, digits, single dots and !#$%&'*+-/=?^_`{|}~",
+            ));
         }
         if !domain.split('.').all(is_host_label) {
             return Err(bad("the part after the @ is not a host name"));

@@ -7,7 +7,9 @@ use std::time::SystemTime;
 
 use jiff::Timestamp;
 use lettre::Message;
-use lettre::message::header::{ContentDisposition, ContentTransferEncoding, ContentType, HeaderName, HeaderValue};
+use lettre::message::header::{
+    ContentDisposition, ContentTransferEncoding, ContentType, HeaderName, HeaderValue,
+};
 use lettre::message::{Body, Mailbox, MultiPart, SinglePart};
 
 use crate::address::{Address, BadAddress};
@@ -79,7 +81,12 @@ pub fn fits(raw_bytes: usize, limit: u64) -> bool {
 }
 
 /// Makes the message of one delivery.
-pub fn compose(parts: &Parts<'_>, tenant: &Tenant, key: &TokenKey, now: Timestamp) -> Result<Composed, ComposeError> {
+pub fn compose(
+    parts: &Parts<'_>,
+    tenant: &Tenant,
+    key: &TokenKey,
+    now: Timestamp,
+) -> Result<Composed, ComposeError> {
     let recipient = parts.mail.recipient.clone();
     let unique = Digest::of_parts(&[&parts.digest.0, b"email", recipient.as_str().as_bytes()]);
     let token = key.sign(parts.session, &unique);
@@ -99,9 +106,10 @@ fn message(
     now: Timestamp,
 ) -> Result<Message, Box<dyn std::error::Error + Send + Sync>> {
     let profile = &tenant.profile;
-    let mailbox = |name: Option<&String>, address: &Address| -> Result<Mailbox, lettre::address::AddressError> {
-        Ok(Mailbox::new(name.cloned(), address.as_str().parse()?))
-    };
+    let mailbox =
+        |name: Option<&String>, address: &Address| -> Result<Mailbox, lettre::address::AddressError> {
+            Ok(Mailbox::new(name.cloned(), address.as_str().parse()?))
+        };
     let mut builder = Message::builder()
         .from(mailbox(tenant.sender.name.as_ref(), &tenant.sender.address)?)
         .to(mailbox(None, &parts.mail.recipient)?)
@@ -138,7 +146,11 @@ fn message(
 /// The profile's token first: where several stand in a subject, a CRM takes the leftmost.
 fn subject(parts: &Parts<'_>, tenant: &Tenant) -> String {
     match &parts.mail.ticket {
-        Some(ticket) => format!("{} {}", fill(&tenant.profile.subject, &tenant.parameters, ticket), parts.rendered.subject),
+        Some(ticket) => format!(
+            "{} {}",
+            fill(&tenant.profile.subject, &tenant.parameters, ticket),
+            parts.rendered.subject
+        ),
         None => parts.rendered.subject.clone(),
     }
 }
@@ -151,20 +163,28 @@ fn references(parts: &Parts<'_>, tenant: &Tenant) -> String {
     address.into_iter().chain(thread).collect::<Vec<_>>().join(" ")
 }
 
-fn header(name: &'static str, value: &str) -> Result<HeaderValue, lettre::message::header::InvalidHeaderName> {
+fn header(
+    name: &'static str,
+    value: &str,
+) -> Result<HeaderValue, lettre::message::header::InvalidHeaderName> {
     Ok(HeaderValue::new(HeaderName::new_from_ascii(name.to_owned())?, value.to_owned()))
 }
 
 /// Quoted-printable where most is ASCII, base64 where it would grow threefold.
 fn text_part(kind: ContentType, text: &str) -> Result<SinglePart, Box<dyn std::error::Error + Send + Sync>> {
     let wide = text.bytes().filter(|byte| !byte.is_ascii()).count();
-    let encoding = if wide * 5 > text.len() { ContentTransferEncoding::Base64 } else { ContentTransferEncoding::QuotedPrintable };
+    let encoding = if wide * 5 > text.len() {
+        ContentTransferEncoding::Base64
+    } else {
+        ContentTransferEncoding::QuotedPrintable
+    };
     let body = Body::new_with_encoding(text.to_owned(), encoding).map_err(|_| "a text cannot be encoded")?;
     Ok(SinglePart::builder().header(kind).body(body))
 }
 
 fn attachment(parts: &Parts<'_>) -> Result<SinglePart, Box<dyn std::error::Error + Send + Sync>> {
-    let body = Body::new_with_encoding(parts.raw.to_vec(), ContentTransferEncoding::Base64).map_err(|_| "the attachment cannot be encoded")?;
+    let body = Body::new_with_encoding(parts.raw.to_vec(), ContentTransferEncoding::Base64)
+        .map_err(|_| "the attachment cannot be encoded")?;
     let disposition = ContentDisposition::attachment(&attachment_name(parts.session));
     Ok(SinglePart::builder().header(ContentType::parse("application/json")?).header(disposition).body(body))
 }
@@ -180,7 +200,11 @@ pub fn wire_fault(wire: &[u8]) -> Option<&'static str> {
     }
     for line in wire.split(|byte| *byte == b'\n') {
         let Some(line) = line.strip_suffix(b"\r") else {
-            if line.is_empty() { continue } else { return Some("the message has a bare LF") };
+            if line.is_empty() {
+                continue;
+            } else {
+                return Some("the message has a bare LF");
+            };
         };
         if line.contains(&b'\r') {
             return Some("the message has a bare CR");
@@ -209,8 +233,11 @@ mod tests {
             "[sender]\naddress = \"bridge@example.com\"\nname = \"Kundendienst Köln\"\n[recipient]\naddress = \"crm@example.com\"\n\
              [profile]\n{profile}\n[relay]\nhost = \"r\"\n"
         );
-        let profiles = SHIPPED.iter().map(|(name, source)| ((*name).to_owned(), Profile::parse(name, Path::new(name), source).unwrap()));
-        parse("t", Path::new("t"), &source, Path::new("/"), &profiles.collect(), &Overrides::default()).unwrap()
+        let profiles = SHIPPED.iter().map(|(name, source)| {
+            ((*name).to_owned(), Profile::parse(name, Path::new(name), source).unwrap())
+        });
+        parse("t", Path::new("t"), &source, Path::new("/"), &profiles.collect(), &Overrides::default())
+            .unwrap()
     }
 
     fn mail(thread: &[&str]) -> Mail {
@@ -226,9 +253,25 @@ mod tests {
     }
 
     fn composed(tenant: &Tenant, mail: &Mail, raw: &[u8], subject: &str, text: &str) -> Composed {
-        let session = SessionKey { tenant: "t".into(), instance: "t".into(), name: SessionName { kind: Kind::Call, number: 41207 } };
-        let rendered = Rendered { language: "en".into(), subject: subject.into(), text: text.into(), html: format!("<p>{text}</p>") };
-        let parts = Parts { session: &session, raw, digest: &Digest::of(raw), mail, rendered: &rendered, attach: true };
+        let session = SessionKey {
+            tenant: "t".into(),
+            instance: "t".into(),
+            name: SessionName { kind: Kind::Call, number: 41207 },
+        };
+        let rendered = Rendered {
+            language: "en".into(),
+            subject: subject.into(),
+            text: text.into(),
+            html: format!("<p>{text}</p>"),
+        };
+        let parts = Parts {
+            session: &session,
+            raw,
+            digest: &Digest::of(raw),
+            mail,
+            rendered: &rendered,
+            attach: true,
+        };
         compose(&parts, tenant, &TokenKey::new(b"k", "t"), Timestamp::UNIX_EPOCH).unwrap()
     }
 
@@ -240,7 +283,8 @@ mod tests {
     fn a_message_carries_token_thread_marks_and_the_untouched_file() {
         let raw = b"{\n  \"id\": 41207,\r\n \"x\": \"\xc3\xa4\"\n}\n\n";
         let tenant = tenant("name = \"rt\"\nvalues = { rtname = \"rt.example.com\" }");
-        let composed = composed(&tenant, &mail(&["first@x", "last@x"]), raw, "Call 41207: Finished", "Grüße\n.\nend");
+        let composed =
+            composed(&tenant, &mail(&["first@x", "last@x"]), raw, "Call 41207: Finished", "Grüße\n.\nend");
         let message = MessageParser::default().parse(&composed.wire).unwrap();
         assert_eq!(message.subject(), Some("[rt.example.com #10482] Call 41207: Finished"));
         assert_eq!(field(&message, "Subject"), message.subject(), "a plain subject is not encoded");

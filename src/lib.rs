@@ -2,23 +2,23 @@
 //!
 //! The modules in reading order, lowest first; a module imports only what stands above it here.
 
-pub mod ids;
-pub mod clock;
 pub mod address;
-pub mod locale;
-pub mod session;
+pub mod cli;
+pub mod clock;
+pub mod compose;
 pub mod config;
+pub mod deliver;
+pub mod flow;
+pub mod ids;
+pub mod locale;
+pub mod log;
 pub mod outbox;
 pub mod plan;
+pub mod samples;
+pub mod session;
+pub mod sink;
+pub mod store;
+pub mod telemetry;
+pub mod template;
 pub mod token;
 pub mod view;
-pub mod template;
-pub mod compose;
-pub mod log;
-pub mod store;
-pub mod deliver;
-pub mod sink;
-pub mod flow;
-pub mod samples;
-pub mod telemetry;
-pub mod cli;

@@ -69,8 +69,11 @@ impl Language {
         let fields = YMD::medium().with_time_hms();
         Ok(Self {
             date_time: DateTimeFormatter::try_new(locale.clone().into(), fields).map_err(unsupported)?,
-            decimal: DecimalFormatter::try_new(locale.clone().into(), icu_decimal::options::DecimalFormatterOptions::default())
-                .map_err(|_| LanguageError::Tag(file.tag.clone()))?,
+            decimal: DecimalFormatter::try_new(
+                locale.clone().into(),
+                icu_decimal::options::DecimalFormatterOptions::default(),
+            )
+            .map_err(|_| LanguageError::Tag(file.tag.clone()))?,
             plural: PluralRules::try_new(locale.into(), icu_plurals::PluralRulesOptions::default())
                 .map_err(|_| LanguageError::Tag(file.tag.clone()))?,
             file,
@@ -98,7 +101,11 @@ impl Language {
     /// The names of all labels, of all words (`status.finished`) and of all plurals, to compare two languages by.
     pub fn names(&self) -> Vec<String> {
         let labels = self.file.labels.keys().map(|key| format!("labels.{key}"));
-        let words = self.file.words.iter().flat_map(|(set, words)| words.keys().map(move |key| format!("words.{set}.{key}")));
+        let words = self
+            .file
+            .words
+            .iter()
+            .flat_map(|(set, words)| words.keys().map(move |key| format!("words.{set}.{key}")));
         let plurals = self.file.plurals.keys().map(|key| format!("plurals.{key}"));
         labels.chain(words).chain(plurals).collect()
     }
@@ -123,18 +130,29 @@ impl Language {
     /// Whole seconds as hours, minutes and seconds, leaving out what is zero: `1 h 2 s`.
     pub fn duration(&self, seconds: u64) -> String {
         let units = &self.file.units;
-        let parts =
-            [(seconds / 3600, &units.hour), (seconds / 60 % 60, &units.minute), (seconds % 60, &units.second)];
+        let parts = [
+            (seconds / 3600, &units.hour),
+            (seconds / 60 % 60, &units.minute),
+            (seconds % 60, &units.second),
+        ];
         let shown = parts.iter().filter(|(n, unit)| *n > 0 || (seconds == 0 && *unit == &units.second));
         // U+00A0 keeps a number and its unit on one line.
-        let written = shown.map(|(n, unit)| format!("{}\u{a0}{unit}", self.number(&n.to_string()).unwrap_or_default()));
+        let written =
+            shown.map(|(n, unit)| format!("{}\u{a0}{unit}", self.number(&n.to_string()).unwrap_or_default()));
         written.collect::<Vec<_>>().join(" ")
     }
 
     /// A date and time of day with the offset they are in: `11 May 2026, 09:42:01 (UTC+3)`.
     pub fn date_time(&self, at: civil::DateTime, offset: Offset) -> Option<String> {
-        let date = Date::try_new_iso(at.year().into(), at.month().unsigned_abs(), at.day().unsigned_abs()).ok()?;
-        let time = Time::try_new(at.hour().unsigned_abs(), at.minute().unsigned_abs(), at.second().unsigned_abs(), 0).ok()?;
+        let date =
+            Date::try_new_iso(at.year().into(), at.month().unsigned_abs(), at.day().unsigned_abs()).ok()?;
+        let time = Time::try_new(
+            at.hour().unsigned_abs(),
+            at.minute().unsigned_abs(),
+            at.second().unsigned_abs(),
+            0,
+        )
+        .ok()?;
         let shown = self.date_time.format(&DateTime { date, time });
         Some(format!("{shown} ({})", utc_offset(offset)))
     }
@@ -198,11 +216,15 @@ mod tests {
     #[test]
     fn durations_leave_out_what_is_zero() {
         let english = Language::parse(ENGLISH).unwrap();
-        let table = [(0, "0 s"), (59, "59 s"), (60, "1 min"), (245, "4 min 5 s"), (3600, "1 h"), (3602, "1 h 2 s")];
+        let table =
+            [(0, "0 s"), (59, "59 s"), (60, "1 min"), (245, "4 min 5 s"), (3600, "1 h"), (3602, "1 h 2 s")];
         for (seconds, shown) in table {
             assert_eq!(english.duration(seconds).replace('\u{a0}', " "), shown);
         }
-        assert_eq!(Language::parse(GERMAN).unwrap().duration(36_000_000).replace('\u{a0}', " "), "10.000 Std.");
+        assert_eq!(
+            Language::parse(GERMAN).unwrap().duration(36_000_000).replace('\u{a0}', " "),
+            "10.000 Std."
+        );
     }
 
     #[test]

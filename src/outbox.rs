@@ -85,10 +85,26 @@ impl State {
         match self {
             Self::Leased => matches!(next, Self::Sending | Self::Pending | Self::Deferred | Self::Uncertain),
             Self::Sending => {
-                matches!(next, Self::Accepted | Self::Deferred | Self::Rejected | Self::Uncertain | Self::Expired | Self::Held)
+                matches!(
+                    next,
+                    Self::Accepted
+                        | Self::Deferred
+                        | Self::Rejected
+                        | Self::Uncertain
+                        | Self::Expired
+                        | Self::Held
+                )
             }
             Self::Pending | Self::Deferred => {
-                matches!(next, Self::Leased | Self::Held | Self::Cancelled | Self::Superseded | Self::Expired | Self::Pending)
+                matches!(
+                    next,
+                    Self::Leased
+                        | Self::Held
+                        | Self::Cancelled
+                        | Self::Superseded
+                        | Self::Expired
+                        | Self::Pending
+                )
             }
             Self::Held => matches!(next, Self::Pending | Self::Cancelled | Self::Superseded),
             Self::Uncertain => matches!(next, Self::Leased | Self::Held | Self::Cancelled | Self::Pending),
@@ -167,34 +183,51 @@ pub struct Next {
 }
 
 /// Decides what follows. `attempts` counts the one that just ended; `created` is when the delivery was made.
-pub fn next(report: &Report, retry: &Retry, id: DeliveryId, attempts: u32, created: Timestamp, now: Timestamp) -> Next {
+pub fn next(
+    report: &Report,
+    retry: &Retry,
+    id: DeliveryId,
+    attempts: u32,
+    created: Timestamp,
+    now: Timestamp,
+) -> Next {
     let wait = backoff(retry, id, attempts);
     let due = now.saturating_add(wait).unwrap_or(Timestamp::MAX);
     let too_old = due.duration_since(created) > retry.give_up_after;
     let reason = match report.code {
-        Some(code) => format!("{} at {}: {code} {}", report.outcome.as_str(), report.stage, report.text),
-        None => format!("{} at {}: {}", report.outcome.as_str(), report.stage, report.text),
+        Some(code) if report.outcome == Outcome::Accepted => format!("{code} {}", report.text),
+        Some(code) => format!("at {}: {code} {}", report.stage, report.text),
+        None => format!("at {}: {}", report.stage, report.text),
     };
     match report.outcome {
         Outcome::Accepted => Next { state: State::Accepted, due: None, reason },
         Outcome::Rejected => Next { state: State::Rejected, due: None, reason },
-        Outcome::Deferred if too_old => {
-            Next { state: State::Expired, due: None, reason: format!("given up for its age; last {reason}") }
-        }
+        Outcome::Deferred if too_old => Next {
+            state: State::Expired,
+            due: None,
+            reason: format!("given up for its age; last refused {reason}"),
+        },
         Outcome::Deferred => Next { state: State::Deferred, due: Some(due), reason },
-        Outcome::Uncertain if retry.resend_uncertain && !too_old => Next { state: State::Uncertain, due: Some(due), reason },
-        Outcome::Uncertain => Next { state: State::Held, due: None, reason: format!("held for a person: {reason}") },
+        Outcome::Uncertain if retry.resend_uncertain && !too_old => {
+            Next { state: State::Uncertain, due: Some(due), reason }
+        }
+        Outcome::Uncertain => {
+            Next { state: State::Held, due: None, reason: format!("uncertain, held for a person: {reason}") }
+        }
     }
 }
 
 /// The wait before the next attempt: doubled each time up to the longest, and moved by up to a fifth so that
 /// deliveries refused together do not return together. The same delivery and attempt give the same wait.
 pub fn backoff(retry: &Retry, id: DeliveryId, attempts: u32) -> SignedDuration {
-    let doubled = retry.first.checked_mul(1_i32.checked_shl(attempts.saturating_sub(1).min(30)).unwrap_or(i32::MAX));
+    let doubled =
+        retry.first.checked_mul(1_i32.checked_shl(attempts.saturating_sub(1).min(30)).unwrap_or(i32::MAX));
     let wait = doubled.unwrap_or(retry.longest).min(retry.longest);
     let dice = Digest::of_parts(&[&id.0.to_be_bytes(), &attempts.to_be_bytes()]).0;
     let fifth = i64::from(dice[0]) - 128; // -128 to 127, for -20 % to +20 %
-    wait.saturating_add(wait.checked_mul(i32::try_from(fifth).unwrap_or(0)).map_or(SignedDuration::ZERO, |moved| moved / 640))
+    wait.saturating_add(
+        wait.checked_mul(i32::try_from(fifth).unwrap_or(0)).map_or(SignedDuration::ZERO, |moved| moved / 640),
+    )
 }
 
 #[cfg(test)]
@@ -211,7 +244,14 @@ mod tests {
     };
 
     fn report(outcome: Outcome) -> Report {
-        Report { outcome, relay: "r:25".into(), tls: None, stage: "rcpt", code: Some(450), text: "busy".into() }
+        Report {
+            outcome,
+            relay: "r:25".into(),
+            tls: None,
+            stage: "rcpt",
+            code: Some(450),
+            text: "busy".into(),
+        }
     }
 
     fn after(outcome: Outcome, retry: &Retry, hours: i64) -> Next {
@@ -234,7 +274,7 @@ mod tests {
         for (outcome, retry, hours, state, again) in table {
             let next = after(outcome, &retry, hours);
             assert_eq!((next.state, next.due.is_some()), (state, again), "{outcome:?} after {hours} h");
-            assert!(next.reason.contains("rcpt: 450 busy"), "{}", next.reason);
+            assert!(next.reason.contains("450 busy"), "{}", next.reason);
             assert!(State::Sending.may_become(state));
         }
     }

@@ -81,20 +81,38 @@ pub enum Timing {
 }
 
 /// Plans one revision, whose bytes have `digest`.
-pub fn plan(session: &Session, digest: &Digest, tenant: &Tenant, history: &History, timing: Timing, now: Timestamp) -> Plan {
+pub fn plan(
+    session: &Session,
+    digest: &Digest,
+    tenant: &Tenant,
+    history: &History,
+    timing: Timing,
+    now: Timestamp,
+) -> Plan {
     // Equal stamps with different bytes are ordered by digest, so that every instance chooses the same one.
     if history.newest.is_some_and(|newest| newest >= (session.updated_at, *digest)) {
         return Plan::Keep("a newer revision is known");
     }
-    let supersedes = history.deliveries.iter().filter(|past| past.state.may_become(State::Superseded)).map(|past| past.id).collect();
-    let arrived: Vec<&Past> = history.deliveries.iter().filter(|past| past.state.may_have_arrived()).collect();
+    let supersedes = history
+        .deliveries
+        .iter()
+        .filter(|past| past.state.may_become(State::Superseded))
+        .map(|past| past.id)
+        .collect();
+    let arrived: Vec<&Past> =
+        history.deliveries.iter().filter(|past| past.state.may_have_arrived()).collect();
     let last = arrived.last();
     let (ticket, recipient) = match target(session, tenant) {
         Ok(target) => target,
         Err(reason) => return Plan::Hold { reason, supersedes },
     };
-    if let Some(before) = last.and_then(|past| past.ticket.as_ref()).filter(|before| Some(*before) != ticket.as_ref()) {
-        return Plan::Hold { reason: format!("the ticket id changed after an update went to ticket {before}"), supersedes };
+    if let Some(before) =
+        last.and_then(|past| past.ticket.as_ref()).filter(|before| Some(*before) != ticket.as_ref())
+    {
+        return Plan::Hold {
+            reason: format!("the ticket id changed after an update went to ticket {before}"),
+            supersedes,
+        };
     }
     let (due, waits_for) = due(session, tenant, ticket.is_none(), last.is_some(), timing, now);
     Plan::Send(Mail {
@@ -118,13 +136,22 @@ fn target(session: &Session, tenant: &Tenant) -> Result<(Option<String>, Address
                 Ok((Some(ticket.clone()), address))
             }
         },
-        (None, _) if session.ticket.unusable => Err("the ticket id has control characters or is over 200 characters".to_owned()),
+        (None, _) if session.ticket.unusable => {
+            Err("the ticket id has control characters or is over 200 characters".to_owned())
+        }
         (None, MissingTicket::CatchAll(address, _)) => Ok((None, address.clone())),
         (None, MissingTicket::Hold) => Err("the session has no ticket id".to_owned()),
     }
 }
 
-fn due(session: &Session, tenant: &Tenant, no_ticket: bool, is_follow_up: bool, timing: Timing, now: Timestamp) -> (Timestamp, &'static str) {
+fn due(
+    session: &Session,
+    tenant: &Tenant,
+    no_ticket: bool,
+    is_follow_up: bool,
+    timing: Timing,
+    now: Timestamp,
+) -> (Timestamp, &'static str) {
     let end = session.ends_at.unwrap_or(session.updated_at);
     let after = |wait: jiff::SignedDuration| end.saturating_add(wait).unwrap_or(now);
     let (due, waits_for) = match (&tenant.missing_ticket, tenant.settle) {
@@ -153,8 +180,11 @@ mod tests {
             "{extra}\n[sender]\naddress = \"b@example.com\"\n[recipient]\npattern = \"crm+{{ticket}}@example.com\"\n\
              [profile]\nname = \"generic\"\n[relay]\nhost = \"r\"\n"
         );
-        let profiles = SHIPPED.iter().map(|(name, source)| ((*name).to_owned(), Profile::parse(name, Path::new(name), source).unwrap()));
-        parse("t", Path::new("t"), &source, Path::new("/"), &profiles.collect(), &Overrides::default()).unwrap()
+        let profiles = SHIPPED.iter().map(|(name, source)| {
+            ((*name).to_owned(), Profile::parse(name, Path::new(name), source).unwrap())
+        });
+        parse("t", Path::new("t"), &source, Path::new("/"), &profiles.collect(), &Overrides::default())
+            .unwrap()
     }
 
     fn session(ticket: &str, updated: &str) -> Session {
@@ -168,7 +198,13 @@ mod tests {
     }
 
     fn past(state: State, ticket: &str) -> Past {
-        Past { id: DeliveryId(5), state, ticket: Some(ticket.into()), message_id: Some("m@x".into()), revision: Digest::of(b"old") }
+        Past {
+            id: DeliveryId(5),
+            state,
+            ticket: Some(ticket.into()),
+            message_id: Some("m@x".into()),
+            revision: Digest::of(b"old"),
+        }
     }
 
     fn history(deliveries: Vec<Past>) -> History {
@@ -200,7 +236,8 @@ mod tests {
             (&at_once, "10:00:10", "10:01:00", Timing::Settle, "10:01:00", ""),
         ];
         for (tenant, updated, now, timing, due, waits_for) in table {
-            let mail = mail(plan(&session("7", updated), &DIGEST, tenant, &History::default(), timing, at(now)));
+            let mail =
+                mail(plan(&session("7", updated), &DIGEST, tenant, &History::default(), timing, at(now)));
             assert_eq!((mail.due, mail.waits_for), (at(due), waits_for), "{updated} {now} {timing:?}");
         }
     }
@@ -210,7 +247,10 @@ mod tests {
         let known = history(vec![]);
         let tenant = tenant("");
         let kept = |updated: &str, digest: &Digest| {
-            matches!(plan(&session("7", updated), digest, &tenant, &known, Timing::Now, at("11:00:00")), Plan::Keep(_))
+            matches!(
+                plan(&session("7", updated), digest, &tenant, &known, Timing::Now, at("11:00:00")),
+                Plan::Keep(_)
+            )
         };
         assert!(kept("09:59:00", &DIGEST));
         assert!(kept("10:00:10", &Digest::of(b"old")));
@@ -223,9 +263,17 @@ mod tests {
     fn what_waits_is_replaced_and_what_may_have_arrived_is_followed() {
         let tenant = tenant("");
         for (state, _) in crate::outbox::STATES {
-            let mail = mail(plan(&session("7", "10:15:00"), &DIGEST, &tenant, &history(vec![past(state, "7")]), Timing::Settle, at("10:15:05")));
+            let mail = mail(plan(
+                &session("7", "10:15:00"),
+                &DIGEST,
+                &tenant,
+                &history(vec![past(state, "7")]),
+                Timing::Settle,
+                at("10:15:05"),
+            ));
             let waits = matches!(state, State::Pending | State::Deferred | State::Held);
-            let arrived = matches!(state, State::Leased | State::Sending | State::Accepted | State::Uncertain);
+            let arrived =
+                matches!(state, State::Leased | State::Sending | State::Accepted | State::Uncertain);
             assert_eq!(mail.supersedes == [DeliveryId(5)], waits, "{state}");
             assert_eq!((mail.thread == ["m@x"], mail.follows.is_some()), (arrived, arrived), "{state}");
             assert_eq!(mail.due == at("10:15:05"), arrived, "a follow-up does not settle again: {state}");
@@ -234,7 +282,14 @@ mod tests {
 
     #[test]
     fn a_session_without_a_usable_ticket_is_held_or_goes_to_the_catch_all() {
-        let held = |ticket: &str, tenant: &Tenant| match plan(&session(ticket, "10:00:10"), &DIGEST, tenant, &History::default(), Timing::Settle, at("10:01:00")) {
+        let held = |ticket: &str, tenant: &Tenant| match plan(
+            &session(ticket, "10:00:10"),
+            &DIGEST,
+            tenant,
+            &History::default(),
+            Timing::Settle,
+            at("10:01:00"),
+        ) {
             Plan::Hold { reason, .. } => reason,
             other => panic!("{ticket}: {other:?}"),
         };
@@ -243,15 +298,37 @@ mod tests {
         assert!(held("\"a b\"", &holds).contains("profile's form"));
         assert!(held("\"a\\u0000\"", &holds).contains("control characters"));
         let mut catches = tenant("");
-        catches.missing_ticket = MissingTicket::CatchAll("new@example.com".parse().unwrap(), SignedDuration::from_hours(1));
-        let mail = mail(plan(&session("null", "10:00:10"), &DIGEST, &catches, &History::default(), Timing::Settle, at("10:01:00")));
-        assert_eq!((mail.recipient.as_str(), mail.due, mail.ticket), ("new@example.com", at("11:00:00"), None));
+        catches.missing_ticket =
+            MissingTicket::CatchAll("new@example.com".parse().unwrap(), SignedDuration::from_hours(1));
+        let mail = mail(plan(
+            &session("null", "10:00:10"),
+            &DIGEST,
+            &catches,
+            &History::default(),
+            Timing::Settle,
+            at("10:01:00"),
+        ));
+        assert_eq!(
+            (mail.recipient.as_str(), mail.due, mail.ticket),
+            ("new@example.com", at("11:00:00"), None)
+        );
     }
 
     #[test]
     fn a_ticket_that_changes_after_an_update_went_out_is_held() {
-        let plan_after = |state| plan(&session("8", "10:15:00"), &DIGEST, &tenant(""), &history(vec![past(state, "7")]), Timing::Now, at("10:15:05"));
-        assert!(matches!(plan_after(State::Accepted), Plan::Hold { reason, .. } if reason.contains("went to ticket 7")));
+        let plan_after = |state| {
+            plan(
+                &session("8", "10:15:00"),
+                &DIGEST,
+                &tenant(""),
+                &history(vec![past(state, "7")]),
+                Timing::Now,
+                at("10:15:05"),
+            )
+        };
+        assert!(
+            matches!(plan_after(State::Accepted), Plan::Hold { reason, .. } if reason.contains("went to ticket 7"))
+        );
         assert_eq!(mail(plan_after(State::Pending)).ticket.as_deref(), Some("8"));
     }
 }

@@ -99,14 +99,17 @@ pub fn read(bytes: &[u8], file_name: &str, limit: usize) -> Result<Reading, Faul
     }
     // RFC 8259, section 8.1: a byte order mark may be ignored; other encodings are not JSON between systems.
     let json = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
-    if json.starts_with(b"\xff\xfe") || json.starts_with(b"\xfe\xff") || json.iter().take(4).any(|b| *b == 0) {
+    if json.starts_with(b"\xff\xfe") || json.starts_with(b"\xfe\xff") || json.iter().take(4).any(|b| *b == 0)
+    {
         return Err(Fault::of(None, "the file is UTF-16 or binary; session metadata is UTF-8"));
     }
     if file_name.ends_with(".txt") && !json.trim_ascii_start().starts_with(b"{") {
         return Ok(Reading::Other("a text transcript"));
     }
     let Root(root) = serde_json::from_slice(json).map_err(|error| Fault::from_json(&error))?;
-    if root.contains_key("transcript_version") || (root.contains_key("entries") && root.contains_key("comm_type")) {
+    if root.contains_key("transcript_version")
+        || (root.contains_key("entries") && root.contains_key("comm_type"))
+    {
         return Ok(Reading::Other("a chat transcript"));
     }
     session(root, file_name).map(|session| Reading::Session(Box::new(session)))
@@ -252,7 +255,8 @@ mod tests {
 
     #[test]
     fn the_least_session_is_enough() {
-        let session = session_of(r#"{"id":41999,"call_type":null,"updated_at":"2026-04-02T16:20:31.000+02:00"}"#);
+        let session =
+            session_of(r#"{"id":41999,"call_type":null,"updated_at":"2026-04-02T16:20:31.000+02:00"}"#);
         assert_eq!(session.name.to_string(), "call-41999");
         assert_eq!(session.updated_at.to_string(), "2026-04-02T14:20:31Z");
         assert_eq!(session.ticket, Ticket::default());
@@ -287,7 +291,10 @@ mod tests {
         assert_eq!(session_of(&with("9007199254740993")).name.number, 9_007_199_254_740_993);
         assert_eq!(session_of(&with("\"135\"")).name.number, 135);
         let unusual = r#"{"id":1,"chat_type":"x","updated_at":"2026-04-02T16:20:31Z","future":123456789012345678901234567890.10}"#;
-        assert_eq!(text(session_of(unusual).root.get("future")).unwrap(), "123456789012345678901234567890.10");
+        assert_eq!(
+            text(session_of(unusual).root.get("future")).unwrap(),
+            "123456789012345678901234567890.10"
+        );
         for id in ["-1", "1.5", "\"x\"", "null", "18446744073709551616", "9223372036854775808", "{}"] {
             assert_eq!(fault_of(with(id).as_bytes()).field, Some("id"), "{id}");
         }
@@ -305,7 +312,9 @@ mod tests {
             (r#""1\r\nBcc: x""#, None, true),
         ];
         for (id, ticket, unusable) in table {
-            let json = format!(r#"{{"id":1,"call_type":"x","updated_at":"2026-04-02T16:20:31Z","out_ticket_id":{id}}}"#);
+            let json = format!(
+                r#"{{"id":1,"call_type":"x","updated_at":"2026-04-02T16:20:31Z","out_ticket_id":{id}}}"#
+            );
             let session = session_of(&json);
             assert_eq!((session.ticket.id.as_deref(), session.ticket.unusable), (ticket, unusable), "{id}");
         }
@@ -326,8 +335,14 @@ mod tests {
             (deep.as_bytes(), "line 1, column 139: recursion limit exceeded"),
             (b"{\"call_type\":\"x\",\"updated_at\":\"2026-04-02T16:20:31Z\"}", "id: missing"),
             (b"{\"id\":1,\"call_type\":\"x\"}", "updated_at: missing"),
-            (b"{\"id\":1,\"call_type\":\"x\",\"updated_at\":\"soon\"}", "updated_at: not a date and time with an offset"),
-            (b"{\"id\":1,\"call_type\":\"x\",\"updated_at\":\"2026-04-02T16:20:31\"}", "updated_at: not a date and time with an offset"),
+            (
+                b"{\"id\":1,\"call_type\":\"x\",\"updated_at\":\"soon\"}",
+                "updated_at: not a date and time with an offset",
+            ),
+            (
+                b"{\"id\":1,\"call_type\":\"x\",\"updated_at\":\"2026-04-02T16:20:31\"}",
+                "updated_at: not a date and time with an offset",
+            ),
         ];
         for (bytes, message) in table {
             assert_eq!(fault_of(bytes).to_string(), *message);
@@ -352,7 +367,10 @@ mod tests {
     fn neighbours_of_sessions_are_told_apart_from_broken_ones() {
         let transcript = br#"{"comm_type":"chat","comm_id":7,"transcript_version":"2.0","entries":[]}"#;
         assert!(matches!(read(transcript, "chat-7.json", LIMIT), Ok(Reading::Other("a chat transcript"))));
-        assert!(matches!(read(b"Agent: hello", "chat-7.txt", LIMIT), Ok(Reading::Other("a text transcript"))));
+        assert!(matches!(
+            read(b"Agent: hello", "chat-7.txt", LIMIT),
+            Ok(Reading::Other("a text transcript"))
+        ));
     }
 
     #[test]

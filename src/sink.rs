@@ -14,7 +14,9 @@ use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use tokio::io::{AsyncBufRead, AsyncBufReadExt, AsyncReadExt, AsyncRead, AsyncWrite, AsyncWriteExt, BufReader};
+use tokio::io::{
+    AsyncBufRead, AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader,
+};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 use tokio_rustls::TlsAcceptor;
@@ -154,7 +156,14 @@ struct Conversation<'s, W> {
 
 impl<'s, W: Wire> Conversation<'s, W> {
     fn new(wire: BufReader<W>, shared: &'s Shared) -> Self {
-        Self { wire, shared, from: String::new(), recipient: None, is_secured: shared.script.implicit, messages: 0 }
+        Self {
+            wire,
+            shared,
+            from: String::new(),
+            recipient: None,
+            is_secured: shared.script.implicit,
+            messages: 0,
+        }
     }
 
     fn secured(self) -> Self {
@@ -170,7 +179,8 @@ impl<'s, W: Wire> Conversation<'s, W> {
     async fn run(mut self, greet: bool) -> io::Result<Option<BufReader<W>>> {
         if greet {
             let greeting = &self.shared.script.greeting;
-            let greeting = if greeting.is_empty() { "220 sink.example.com ESMTP".to_owned() } else { greeting.clone() };
+            let greeting =
+                if greeting.is_empty() { "220 sink.example.com ESMTP".to_owned() } else { greeting.clone() };
             self.say(&greeting).await?;
         }
         loop {
@@ -236,9 +246,18 @@ impl<'s, W: Wire> Conversation<'s, W> {
 
     /// AUTH PLAIN with an initial response (RFC 4616), as the client sends it.
     async fn log_in(&mut self, line: &str) -> io::Result<()> {
-        let given = line.split_ascii_whitespace().nth(2).and_then(|given| STANDARD.decode(given).ok()).unwrap_or_default();
-        let wanted = self.shared.script.login.as_ref().map(|(user, password)| format!("\0{user}\0{password}"));
-        let reply = if wanted.is_some_and(|wanted| wanted.as_bytes() == given) { "235 2.7.0 ok" } else { "535 5.7.8 bad credentials" };
+        let given = line
+            .split_ascii_whitespace()
+            .nth(2)
+            .and_then(|given| STANDARD.decode(given).ok())
+            .unwrap_or_default();
+        let wanted =
+            self.shared.script.login.as_ref().map(|(user, password)| format!("\0{user}\0{password}"));
+        let reply = if wanted.is_some_and(|wanted| wanted.as_bytes() == given) {
+            "235 2.7.0 ok"
+        } else {
+            "535 5.7.8 bad credentials"
+        };
         self.say(reply).await
     }
 
@@ -248,7 +267,9 @@ impl<'s, W: Wire> Conversation<'s, W> {
             "temp" => Some("450 4.2.1 mailbox busy"),
             "perm" => Some("550 5.1.1 no such mailbox"),
             "421" => Some("421 4.3.2 closing"),
-            "once-then-ok" if self.shared.state().refused_once.insert(recipient.clone()) => Some("451 4.7.1 greylisted"),
+            "once-then-ok" if self.shared.state().refused_once.insert(recipient.clone()) => {
+                Some("451 4.7.1 greylisted")
+            }
             _ => None,
         };
         match refusal {
@@ -301,7 +322,10 @@ impl<'s, W: Wire> Conversation<'s, W> {
 
 /// The address between the brackets.
 fn path(line: &str) -> String {
-    line.split_once('<').and_then(|(_, rest)| rest.split_once('>')).map(|(path, _)| path.to_owned()).unwrap_or_default()
+    line.split_once('<')
+        .and_then(|(_, rest)| rest.split_once('>'))
+        .map(|(path, _)| path.to_owned())
+        .unwrap_or_default()
 }
 
 /// The local part up to a `+`.

@@ -37,7 +37,8 @@ impl TokenKey {
         let mut body = format!("{kind}{}-", base36(session.name.number));
         // 40 bits tell the deliveries of one session apart; unforgeable is only what follows.
         body.push_str(&BASE32_DNSCURVE.encode(&of.0[..4]));
-        let mac = self.0.clone().chain_update(&session.instance).chain_update(b"\0").chain_update(&body).finalize();
+        let mac =
+            self.0.clone().chain_update(&session.instance).chain_update(b"\0").chain_update(&body).finalize();
         let mac = BASE32_DNSCURVE.encode(&mac.into_bytes()[..16]);
         body + &mac
     }
@@ -66,7 +67,11 @@ mod tests {
     use crate::ids::SessionName;
 
     fn key_of(number: u64) -> SessionKey {
-        SessionKey { tenant: "acme".into(), instance: "acme".into(), name: SessionName { kind: Kind::Call, number } }
+        SessionKey {
+            tenant: "acme".into(),
+            instance: "acme".into(),
+            name: SessionName { kind: Kind::Call, number },
+        }
     }
 
     #[test]

@@ -18,12 +18,30 @@ const NOTHING: [&str; 4] = ["nothing", "no_deflection", "not_voicemail", "undefi
 
 /// The status words behind the numbers of the platform's raw export, for calls.
 const STATUS_CODES: [(&str, &str); 24] = [
-    ("0", "scheduled"), ("1", "queued"), ("2", "assigned"), ("3", "connecting"), ("4", "switching"),
-    ("5", "connected"), ("8", "finished"), ("9", "failed"), ("10", "recovered"), ("11", "deflected"),
-    ("12", "selecting"), ("13", "va_assigned"), ("14", "va_connected"), ("15", "preview_pending"),
-    ("16", "preview_ready"), ("17", "campaign_connecting"), ("18", "campaign_connected"), ("19", "requeued"),
-    ("20", "predictive_waiting"), ("21", "progressive_waiting"), ("22", "preview_waiting"),
-    ("23", "campaign_dialing"), ("80", "voicemail"), ("81", "voicemail_received"),
+    ("0", "scheduled"),
+    ("1", "queued"),
+    ("2", "assigned"),
+    ("3", "connecting"),
+    ("4", "switching"),
+    ("5", "connected"),
+    ("8", "finished"),
+    ("9", "failed"),
+    ("10", "recovered"),
+    ("11", "deflected"),
+    ("12", "selecting"),
+    ("13", "va_assigned"),
+    ("14", "va_connected"),
+    ("15", "preview_pending"),
+    ("16", "preview_ready"),
+    ("17", "campaign_connecting"),
+    ("18", "campaign_connected"),
+    ("19", "requeued"),
+    ("20", "predictive_waiting"),
+    ("21", "progressive_waiting"),
+    ("22", "preview_waiting"),
+    ("23", "campaign_dialing"),
+    ("80", "voicemail"),
+    ("81", "voicemail_received"),
 ];
 
 /// The data of one session for the templates. The session's own keys move into `raw`.
@@ -101,8 +119,13 @@ impl<'s> Reader<'s> {
     fn times(&self) -> Value {
         let earliest = |rows: &'s [Value], key: &str| rows.iter().filter_map(|row| line(row.get(key))).min();
         let joined = |types: &'static [&str]| {
-            let of_type = move |row: &&'s Value| types.contains(&row.get("type").and_then(Value::as_str).unwrap_or(""));
-            self.list("participants").iter().filter(of_type).filter_map(|row| line(row.get("connected_at"))).min()
+            let of_type =
+                move |row: &&'s Value| types.contains(&row.get("type").and_then(Value::as_str).unwrap_or(""));
+            self.list("participants")
+                .iter()
+                .filter(of_type)
+                .filter_map(|row| line(row.get("connected_at")))
+                .min()
         };
         let virtual_agents: &[&str] = &["virtual_agent", "task_virtual_agent"];
         json!({
@@ -242,8 +265,10 @@ fn participant(row: &Value) -> Option<Value> {
     let name = parts.into_iter().flatten().collect::<Vec<_>>().join(" ");
     let name = Some(name).filter(|name| !name.is_empty()).or_else(|| line(row.get("phone_number")));
     let seconds = line(row.get("call_duration")).or_else(|| line(row.get("chat_duration")));
-    Some(json!({ "type": kind, "name": name, "email": line(row.get("email")), "status": line(row.get("status")),
-        "connected": line(row.get("connected_at")), "duration": seconds }))
+    Some(
+        json!({ "type": kind, "name": name, "email": line(row.get("email")), "status": line(row.get("status")),
+        "connected": line(row.get("connected_at")), "duration": seconds }),
+    )
 }
 
 fn transfer(row: &Value) -> Option<Value> {
@@ -300,7 +325,9 @@ fn message(row: &Value) -> Option<Value> {
 fn person(value: Option<&Value>) -> Option<String> {
     let whole = line(field(value, "name"));
     let parts = || [line(field(value, "first_name")), line(field(value, "last_name"))];
-    whole.or_else(|| Some(parts().into_iter().flatten().collect::<Vec<_>>().join(" ")).filter(|name| !name.is_empty()))
+    whole.or_else(|| {
+        Some(parts().into_iter().flatten().collect::<Vec<_>>().join(" ")).filter(|name| !name.is_empty())
+    })
 }
 
 fn field<'v>(value: Option<&'v Value>, key: &str) -> Option<&'v Value> {
@@ -313,7 +340,9 @@ fn list(value: Option<&Value>) -> &[Value] {
 
 /// A scalar on one line; none for nothing, and for the platform's words for nothing.
 fn line(value: Option<&Value>) -> Option<String> {
-    text(value).map(|text| one_line(&text)).filter(|text| !text.is_empty() && !NOTHING.contains(&text.as_str()))
+    text(value)
+        .map(|text| one_line(&text))
+        .filter(|text| !text.is_empty() && !NOTHING.contains(&text.as_str()))
 }
 
 /// Invisible characters that reorder or hide what a reader sees; joiners stay, emoji and scripts need them.
@@ -325,7 +354,8 @@ fn one_line(text: &str) -> String {
     if text.bytes().all(|byte| (0x20..0x7f).contains(&byte)) {
         return text.to_owned();
     }
-    let broken = text.chars().map(|c| if c.is_control() || matches!(c, '\u{2028}' | '\u{2029}') { ' ' } else { c });
+    let broken =
+        text.chars().map(|c| if c.is_control() || matches!(c, '\u{2028}' | '\u{2029}') { ' ' } else { c });
     broken.filter(|c| !is_deceptive(*c)).collect::<String>().split_whitespace().collect::<Vec<_>>().join(" ")
 }
 

@@ -19,10 +19,15 @@ pub(super) fn run(common: &Common) -> anyhow::Result<Exit> {
         Ok(config) => config,
         Err(Problems(problems)) => return tell(&mut out, &problems),
     };
-    let problems: Vec<Problem> = config.tenants.values().flat_map(|tenant| check(&config, common, tenant)).collect();
+    let problems: Vec<Problem> =
+        config.tenants.values().flat_map(|tenant| check(&config, common, tenant)).collect();
     if problems.is_empty() {
         for tenant in config.tenants.values() {
-            writeln!(out, "tenant {}: ok, profile {} ({})", tenant.name, tenant.profile.name, tenant.profile.title)?;
+            writeln!(
+                out,
+                "tenant {}: ok, profile {} ({})",
+                tenant.name, tenant.profile.name, tenant.profile.title
+            )?;
         }
         return Ok(Exit::Done);
     }
@@ -57,7 +62,9 @@ fn render_samples(config: &Config, tenant: &Tenant, templates: &Templates) -> Ve
     let folder = tenant.templates.clone().unwrap_or_else(|| "templates".into());
     let mut problems: Vec<Problem> = Vec::new();
     for (name, json) in SAMPLES {
-        let Ok(Reading::Session(session)) = read(json.as_bytes(), name, config.session_bytes) else { continue };
+        let Ok(Reading::Session(session)) = read(json.as_bytes(), name, config.session_bytes) else {
+            continue;
+        };
         let mut data = view(*session, &tenant.title, &tenant.limits);
         data["attachment"] = name.into();
         let data = Context::from(data);

@@ -42,7 +42,15 @@ values = { rtname = "rt.acme.example.com" }
 [missing_ticket]
 then = "hold"
 "#,
-        &["call-50112.json", "call-50123.json", "call-50127.json", "call-50130.json", "call-50136.json", "chat-7301.json", "chat-7318.json"],
+        &[
+            "call-50112.json",
+            "call-50123.json",
+            "call-50127.json",
+            "call-50130.json",
+            "call-50136.json",
+            "chat-7301.json",
+            "chat-7318.json",
+        ],
     ),
     (
         "muster",
@@ -77,7 +85,12 @@ pub(super) async fn run(arguments: &Arguments) -> anyhow::Result<Exit> {
     let config = Config::load(&config_folder, None, &Overrides::default())?;
     let store = Store::open(&config.store)?;
     let mut out = io::stdout();
-    writeln!(out, "A mail server listens on {}; two tenants get {} sessions.\n", sink.address(), SAMPLES.len() - 1)?;
+    writeln!(
+        out,
+        "A mail server listens on {}; two tenants get {} sessions.\n",
+        sink.address(),
+        SAMPLES.len() - 1
+    )?;
     for tenant in config.tenants.values() {
         let desk = Desk::open(&config, tenant, Some(&store), Clock::default()).await?;
         write!(out, "{}: ", tenant.title)?;
@@ -96,13 +109,23 @@ pub(super) async fn run(arguments: &Arguments) -> anyhow::Result<Exit> {
             writeln!(out, "    {line}")?;
         }
     }
-    let at = config_folder.display();
-    writeln!(out, "\nThe mails    {}/*.eml (open them with any mail program)", mails.display())?;
-    writeln!(out, "The log      {}", config.store.display())?;
-    writeln!(out, "Look further aftercall --config {at} log show call-50119")?;
-    writeln!(out, "             aftercall --config {at} outbox")?;
-    writeln!(out, "             aftercall --config {at} preview {}/inbox/muster/chat-7312.json --tenant muster --open", folder.display())?;
+    tell_where(&mut out, &folder, &config)?;
     Ok(Exit::Done)
+}
+
+fn tell_where(out: &mut dyn Write, folder: &Path, config: &Config) -> anyhow::Result<()> {
+    let program = std::env::current_exe().context("cannot tell where this program is")?;
+    let (folder, command) =
+        (folder.display(), format!("{} --config {}/config", program.display(), folder.display()));
+    writeln!(out, "\nThe mails    {folder}/mails/*.eml, for any mail program")?;
+    writeln!(out, "The log      {}", config.store.display())?;
+    writeln!(out, "Look further {command} log show call-50119")?;
+    writeln!(out, "             {command} outbox")?;
+    writeln!(
+        out,
+        "             {command} preview --tenant muster --open {folder}/inbox/muster/chat-7312.json"
+    )?;
+    Ok(())
 }
 
 fn write_tenants(folder: &Path, port: &str) -> anyhow::Result<()> {

@@ -98,7 +98,9 @@ fn since(text: &str, now: Timestamp) -> Result<Timestamp, Misuse> {
     let ago = || -> Result<Timestamp, jiff::Error> {
         now.checked_sub(text.parse::<Span>()?.to_duration(SpanRelativeTo::days_are_24_hours())?)
     };
-    text.parse().or_else(|_| ago()).map_err(|_| Misuse(format!("--since {text:?}: write 2026-11-20T08:00Z, or 2h or 7d")))
+    text.parse()
+        .or_else(|_| ago())
+        .map_err(|_| Misuse(format!("--since {text:?}: write 2026-11-20T08:00Z, or 2h or 7d")))
 }
 
 pub(super) fn run(config: &Config, arguments: &Arguments) -> anyhow::Result<Exit> {
@@ -125,7 +127,17 @@ pub(super) fn run(config: &Config, arguments: &Arguments) -> anyhow::Result<Exit
 
 /// The deliveries as rows.
 pub(super) fn list(out: &mut dyn Write, deliveries: &[DeliveryRow], format: Format) -> io::Result<()> {
-    let mut rows = Rows::new(&["id", "changed", "tenant", "session", "ticket", "recipient", "state", "attempts", "reason"]);
+    let mut rows = Rows::new(&[
+        "id",
+        "changed",
+        "tenant",
+        "session",
+        "ticket",
+        "recipient",
+        "state",
+        "attempts",
+        "reason",
+    ]);
     for row in deliveries {
         rows.push(vec![
             row.id.0.into(),
@@ -153,7 +165,9 @@ fn show(out: &mut dyn Write, stories: &[Story], format: Format) -> io::Result<()
         Format::Json => writeln!(out, "{:#}", Value::Array(stories.iter().map(as_json).collect())),
         Format::Csv => {
             let mut rows = Rows::new(&["tenant", "session", "number", "record", "content", "hash"]);
-            for (story, record) in stories.iter().flat_map(|story| story.records.iter().map(move |record| (story, record))) {
+            for (story, record) in
+                stories.iter().flat_map(|story| story.records.iter().map(move |record| (story, record)))
+            {
                 rows.push(vec![
                     story.tenant.clone().into(),
                     story.session.to_string().into(),
@@ -171,13 +185,31 @@ fn show(out: &mut dyn Write, stories: &[Story], format: Format) -> io::Result<()
 /// A session's story for people.
 fn tell(out: &mut dyn Write, story: &Story) -> io::Result<()> {
     writeln!(out, "{} of tenant {}", story.session, story.tenant)?;
-    writeln!(out, "  ticket    {} {}", story.ticket.as_deref().unwrap_or("none"), story.ticket_url.as_deref().unwrap_or(""))?;
+    writeln!(
+        out,
+        "  ticket    {} {}",
+        story.ticket.as_deref().unwrap_or("none"),
+        story.ticket_url.as_deref().unwrap_or("")
+    )?;
     for revision in &story.revisions {
         let digest = revision.digest.to_string();
-        writeln!(out, "  revision  {} accepted {} from {} (SHA-256 {}…)", stamp(revision.updated_at), stamp(revision.accepted_at), revision.source, &digest[..12])?;
+        writeln!(
+            out,
+            "  revision  {} accepted {} from {} (SHA-256 {}…)",
+            stamp(revision.updated_at),
+            stamp(revision.accepted_at),
+            revision.source,
+            &digest[..12]
+        )?;
     }
     for delivery in &story.deliveries {
-        writeln!(out, "  delivery {} to {}: {}", delivery.id, delivery.recipient.as_deref().unwrap_or("nobody yet"), delivery.state)?;
+        writeln!(
+            out,
+            "  delivery {} to {}: {}",
+            delivery.id,
+            delivery.recipient.as_deref().unwrap_or("nobody yet"),
+            delivery.state
+        )?;
         if let Some(id) = &delivery.message_id {
             writeln!(out, "    Message-ID <{id}>")?;
         }
@@ -196,7 +228,15 @@ fn tell(out: &mut dyn Write, story: &Story) -> io::Result<()> {
         let parsed: Value = serde_json::from_str(&record.record).unwrap_or_default();
         let part = |key: &str| parsed[key].as_str().unwrap_or_default().to_owned();
         let hash = record.hash.to_string();
-        writeln!(out, "    {:>5} {} {:<11} {} {}…", record.number, part("at"), part("event"), record.content.as_deref().unwrap_or("(erased)"), &hash[..12])?;
+        writeln!(
+            out,
+            "    {:>5} {} {:<11} {} {}…",
+            record.number,
+            part("at"),
+            part("event"),
+            record.content.as_deref().unwrap_or("(erased)"),
+            &hash[..12]
+        )?;
     }
     Ok(())
 }
@@ -208,7 +248,12 @@ fn told(attempt: &AttemptRow) -> String {
     };
     let code = attempt.code.map(|code| format!(" {code}")).unwrap_or_default();
     let stage = attempt.stage.as_deref().map(|stage| format!(" at {stage}")).unwrap_or_default();
-    let via = attempt.relay.as_deref().filter(|relay| !relay.is_empty()).map(|relay| format!(" via {relay}")).unwrap_or_default();
+    let via = attempt
+        .relay
+        .as_deref()
+        .filter(|relay| !relay.is_empty())
+        .map(|relay| format!(" via {relay}"))
+        .unwrap_or_default();
     let tls = attempt.tls.as_deref().map(|tls| format!(" ({tls})")).unwrap_or_default();
     let answer = attempt.answer.as_deref().map(|answer| format!(":{code} {answer}")).unwrap_or_default();
     format!("began {:.3}, {end}{stage}{via}{tls}{answer}", attempt.began_at)
@@ -271,7 +316,12 @@ fn mail(out: &mut dyn Write, store: &Store, id: DeliveryId, source: bool) -> any
     Ok(Exit::Done)
 }
 
-fn quarantine(out: &mut dyn Write, store: &Store, arguments: &Arguments, id: Option<i64>) -> anyhow::Result<Exit> {
+fn quarantine(
+    out: &mut dyn Write,
+    store: &Store,
+    arguments: &Arguments,
+    id: Option<i64>,
+) -> anyhow::Result<Exit> {
     if let Some(id) = id {
         let Some(bytes) = store.quarantined_bytes(id)? else {
             writeln!(io::stderr(), "nothing in quarantine has the number {id}")?;
@@ -282,7 +332,14 @@ fn quarantine(out: &mut dyn Write, store: &Store, arguments: &Arguments, id: Opt
     }
     let mut rows = Rows::new(&["id", "at", "tenant", "file", "octets", "reason"]);
     for row in store.quarantined(arguments.filter.tenant.as_deref())? {
-        rows.push(vec![row.id.into(), stamp(row.at).into(), row.tenant.into(), row.source.into(), row.octets.into(), row.reason.into()]);
+        rows.push(vec![
+            row.id.into(),
+            stamp(row.at).into(),
+            row.tenant.into(),
+            row.source.into(),
+            row.octets.into(),
+            row.reason.into(),
+        ]);
     }
     rows.write(out, arguments.format)?;
     Ok(Exit::Done)

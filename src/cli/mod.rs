@@ -31,7 +31,8 @@ struct Arguments {
     command: Command,
 }
 
-const EXIT_CODES: &str = "Exit codes: 0 done, 1 failed, 2 wrong use or configuration, 75 not done yet, try again.";
+const EXIT_CODES: &str =
+    "Exit codes: 0 done, 1 failed, 2 wrong use or configuration, 75 not done yet, try again.";
 
 /// What every command takes.
 #[derive(Debug, clap::Args)]
@@ -146,8 +147,13 @@ impl Common {
 fn tenant<'c>(config: &'c Config, name: Option<&str>) -> Result<&'c Tenant, Misuse> {
     let known = || config.tenants.keys().map(String::as_str).collect::<Vec<_>>().join(", ");
     match name {
-        Some(name) => config.tenants.get(name).ok_or_else(|| Misuse(format!("there is no tenant {name:?}; there are {}", known()))),
-        None if config.tenants.len() == 1 => config.tenants.values().next().ok_or_else(|| Misuse("there is no tenant".to_owned())),
+        Some(name) => config
+            .tenants
+            .get(name)
+            .ok_or_else(|| Misuse(format!("there is no tenant {name:?}; there are {}", known()))),
+        None if config.tenants.len() == 1 => {
+            config.tenants.values().next().ok_or_else(|| Misuse("there is no tenant".to_owned()))
+        }
         None => Err(Misuse(format!("name one of the tenants with --tenant: {}", known()))),
     }
 }

@@ -58,7 +58,8 @@ pub(super) async fn run(config: &Config, arguments: Arguments) -> anyhow::Result
     if chosen.ids.is_empty() && chosen.filter.is_empty() {
         return Err(Misuse("name deliveries by number, or choose them with --session, --ticket, --recipient, --state, --since or --tenant".to_owned()).into());
     }
-    let filter = Filter { ids: chosen.ids.iter().copied().map(DeliveryId).collect(), ..chosen.filter.filter()? };
+    let filter =
+        Filter { ids: chosen.ids.iter().copied().map(DeliveryId).collect(), ..chosen.filter.filter()? };
     let by_number = !chosen.ids.is_empty();
     change_all(&store, filter, change, by_number).await
 }
@@ -94,9 +95,11 @@ fn list(store: &Store, filter: &FilterArguments, format: Format) -> anyhow::Resu
     let mut filter = filter.filter()?;
     if filter.states.is_empty() {
         let over = [State::Accepted, State::Superseded, State::Cancelled];
-        filter.states = STATES.iter().map(|(state, _)| *state).filter(|state| !over.contains(state)).collect();
+        filter.states =
+            STATES.iter().map(|(state, _)| *state).filter(|state| !over.contains(state)).collect();
     }
-    let mut rows = Rows::new(&["id", "tenant", "session", "ticket", "recipient", "state", "attempts", "due", "reason"]);
+    let mut rows =
+        Rows::new(&["id", "tenant", "session", "ticket", "recipient", "state", "attempts", "due", "reason"]);
     for row in store.deliveries(&filter)? {
         rows.push(vec![
             row.id.0.into(),

@@ -39,7 +39,8 @@ pub(super) async fn run(config: &Config, arguments: &Arguments) -> anyhow::Resul
     let tenant = tenant(config, arguments.tenant.as_deref())?;
     let desk = Desk::open(config, tenant, None, Clock::default()).await?;
     let file = &arguments.file;
-    let document = read_document(file, desk.session_bytes).with_context(|| format!("cannot read {}", file.display()))?;
+    let document =
+        read_document(file, desk.session_bytes).with_context(|| format!("cannot read {}", file.display()))?;
     let mut session = session(&desk, &document).with_context(|| file.display().to_string())?;
     session.lang = arguments.lang.clone().or(session.lang);
     let (rendered, composed) = draft(&desk, &session, &document)?;
@@ -62,7 +63,11 @@ pub(super) fn session(desk: &Desk, document: &Document) -> anyhow::Result<Sessio
 }
 
 /// The mail of a session.
-pub(super) fn draft(desk: &Desk, session: &Session, document: &Document) -> anyhow::Result<(Rendered, Composed)> {
+pub(super) fn draft(
+    desk: &Desk,
+    session: &Session,
+    document: &Document,
+) -> anyhow::Result<(Rendered, Composed)> {
     intake::draft(desk, session, &document.bytes).map_err(anyhow::Error::msg)
 }
 
@@ -70,7 +75,9 @@ pub(super) fn draft(desk: &Desk, session: &Session, document: &Document) -> anyh
 pub(super) fn write_mail(out: &mut dyn Write, wire: &[u8]) -> anyhow::Result<()> {
     use mail_parser::MimeHeaders;
     let message = MessageParser::default().parse(wire).context("the mail cannot be read")?;
-    for name in ["From", "To", "Reply-To", "Date", "Message-ID", "In-Reply-To", "References", "Auto-Submitted"] {
+    for name in
+        ["From", "To", "Reply-To", "Date", "Message-ID", "In-Reply-To", "References", "Auto-Submitted"]
+    {
         if let Some(value) = message.header_raw(name) {
             writeln!(out, "{name}: {}", value.split_whitespace().collect::<Vec<_>>().join(" "))?;
         }
@@ -85,7 +92,8 @@ pub(super) fn write_mail(out: &mut dyn Write, wire: &[u8]) -> anyhow::Result<()>
 }
 
 fn open(html: &str, session: &Session) -> anyhow::Result<()> {
-    let file = std::env::temp_dir().join(format!("aftercall-preview-{}-{}.html", session.name, std::process::id()));
+    let file =
+        std::env::temp_dir().join(format!("aftercall-preview-{}-{}.html", session.name, std::process::id()));
     std::fs::write(&file, html).with_context(|| format!("cannot write {}", file.display()))?;
     let opener = if cfg!(target_os = "macos") { "open" } else { "xdg-open" };
     let opened = Command::new(opener).arg(&file).stdout(Stdio::null()).stderr(Stdio::null()).spawn();

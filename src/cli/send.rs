@@ -75,7 +75,12 @@ pub(super) async fn run(config: &Config, arguments: Arguments) -> anyhow::Result
 }
 
 /// Takes a whole folder and sends until everything of the tenant is settled.
-pub(super) async fn send_all(config: &Config, desk: &Desk, store: &Store, folder: &Path) -> anyhow::Result<Exit> {
+pub(super) async fn send_all(
+    config: &Config,
+    desk: &Desk,
+    store: &Store,
+    folder: &Path,
+) -> anyhow::Result<Exit> {
     if !folder.is_dir() {
         return Err(Misuse(format!("{} is not a folder", folder.display())).into());
     }
@@ -99,8 +104,15 @@ pub(super) async fn send_all(config: &Config, desk: &Desk, store: &Store, folder
         *by_state.entry(row.state.as_str()).or_insert(0_usize) += 1;
     }
     let counts: Vec<String> = by_state.iter().map(|(state, count)| format!("{count} {state}")).collect();
-    writeln!(io::stdout(), "{} sessions taken, {} files not; deliveries: {}", tally.sessions, tally.not_taken, counts.join(", "))?;
-    let lost = by_state.contains_key(State::Rejected.as_str()) || by_state.contains_key(State::Expired.as_str());
+    writeln!(
+        io::stdout(),
+        "{} sessions taken, {} files not; deliveries: {}",
+        tally.sessions,
+        tally.not_taken,
+        counts.join(", ")
+    )?;
+    let lost =
+        by_state.contains_key(State::Rejected.as_str()) || by_state.contains_key(State::Expired.as_str());
     Ok(if lost || tally.not_taken > 0 { Exit::Failed } else { Exit::Done })
 }
 
@@ -126,7 +138,10 @@ fn documents(files: &[PathBuf], limit: usize) -> impl Iterator<Item = anyhow::Re
     files.into_iter().map(move |file| {
         if file.as_os_str() == "-" {
             let mut bytes = Vec::new();
-            io::stdin().take(limit as u64 + 1).read_to_end(&mut bytes).context("cannot read standard input")?;
+            io::stdin()
+                .take(limit as u64 + 1)
+                .read_to_end(&mut bytes)
+                .context("cannot read standard input")?;
             return Ok(Document { name: String::new(), source: "standard input".to_owned(), bytes });
         }
         read_document(&file, limit).with_context(|| format!("cannot read {}", file.display()))
@@ -141,7 +156,9 @@ impl Tally {
                 self.deliveries.extend(*delivery);
             }
             Taken::Other(what) => drop(writeln!(io::stderr(), "{source}: skipped, this is {what}")),
-            Taken::Quarantined(fault) | Taken::Incomplete(fault) => self.fail(&format!("{source}: {fault}; kept in quarantine")),
+            Taken::Quarantined(fault) | Taken::Incomplete(fault) => {
+                self.fail(&format!("{source}: {fault}; kept in quarantine"));
+            }
         }
     }
 
@@ -213,7 +230,11 @@ pub(super) fn retries(config: &Config) -> BTreeMap<String, Retry> {
 }
 
 fn deliveries(store: &Store, ids: &[DeliveryId]) -> Result<Vec<DeliveryRow>, StoreError> {
-    if ids.is_empty() { Ok(Vec::new()) } else { store.deliveries(&Filter { ids: ids.to_vec(), ..Filter::default() }) }
+    if ids.is_empty() {
+        Ok(Vec::new())
+    } else {
+        store.deliveries(&Filter { ids: ids.to_vec(), ..Filter::default() })
+    }
 }
 
 /// Whether an attempt is running or due: one attempt each, then the outbox goes on with later ones.
@@ -226,16 +247,17 @@ fn report(rows: &[DeliveryRow], not_taken: usize) -> anyhow::Result<Exit> {
     let mut out = io::stdout().lock();
     for row in rows {
         let to = row.recipient.as_deref().unwrap_or("nobody");
-        writeln!(out, "{}: delivery {} to {to}: {}{}", row.session, row.id, row.state, reason(row))?;
+        writeln!(out, "{}: delivery {} to {to}: {} ({})", row.session, row.id, row.state, row.reason)?;
     }
     let lost = rows.iter().any(|row| row.state.is_lost());
     let waits = rows.iter().any(|row| row.due.is_some());
-    Ok(if lost || not_taken > 0 { Exit::Failed } else if waits { Exit::TryAgain } else { Exit::Done })
-}
-
-fn reason(row: &DeliveryRow) -> String {
-    let reason = row.reason.strip_prefix(row.state.as_str()).unwrap_or(&row.reason).trim_start();
-    if reason.is_empty() { String::new() } else { format!(" ({reason})") }
+    Ok(if lost || not_taken > 0 {
+        Exit::Failed
+    } else if waits {
+        Exit::TryAgain
+    } else {
+        Exit::Done
+    })
 }
 
 /// Writes the mails as they would go out.
@@ -244,13 +266,15 @@ async fn dry_run(config: &Config, tenant: &Tenant, arguments: &Arguments) -> any
     let mut exit = Exit::Done;
     for document in documents(&arguments.files, desk.session_bytes) {
         let document = document?;
-        let written = preview::session(&desk, &document).and_then(|session| preview::draft(&desk, &session, &document));
+        let written =
+            preview::session(&desk, &document).and_then(|session| preview::draft(&desk, &session, &document));
         match (written, &arguments.out) {
             (Ok((_, composed)), Some(folder)) => {
                 std::fs::create_dir_all(folder)?;
                 let name = Path::new(&document.name).file_stem().unwrap_or("stdin".as_ref()).to_owned();
                 let file = folder.join(name).with_added_extension("eml");
-                std::fs::write(&file, &composed.wire).with_context(|| format!("cannot write {}", file.display()))?;
+                std::fs::write(&file, &composed.wire)
+                    .with_context(|| format!("cannot write {}", file.display()))?;
                 writeln!(io::stdout(), "{}", file.display())?;
             }
             (Ok((_, composed)), None) => io::stdout().write_all(&composed.wire)?,

@@ -81,7 +81,8 @@ async fn start(
     match &tenant.folder {
         Some(folder) => {
             std::fs::create_dir_all(folder)?;
-            let watcher = Watcher { desk, store: store.clone(), folder: folder.clone(), wake, stop: stopped.clone() };
+            let watcher =
+                Watcher { desk, store: store.clone(), folder: folder.clone(), wake, stop: stopped.clone() };
             tasks.spawn(watcher.run());
         }
         None => warn!(tenant = tenant.name, "no folder is configured; nothing is watched"),

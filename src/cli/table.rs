@@ -3,8 +3,7 @@
 use std::io::{self, Write};
 
 use clap::ValueEnum;
-use comfy_table::presets::UTF8_HORIZONTAL_ONLY;
-use comfy_table::{ContentArrangement, Table};
+use comfy_table::{ContentArrangement, LineStyle, Table, TableStyle};
 use serde_json::{Map, Value};
 
 /// How rows are written.
@@ -43,7 +42,8 @@ impl Rows {
 
     pub(super) fn json(&self) -> Value {
         let object = |row: &Vec<Value>| {
-            let entries = self.columns.iter().zip(row).map(|(column, value)| ((*column).to_owned(), value.clone()));
+            let entries =
+                self.columns.iter().zip(row).map(|(column, value)| ((*column).to_owned(), value.clone()));
             Value::Object(entries.collect::<Map<_, _>>())
         };
         self.rows.iter().map(object).collect()
@@ -54,7 +54,10 @@ impl Rows {
             return writeln!(out, "nothing");
         }
         let mut table = Table::new();
-        table.load_style(UTF8_HORIZONTAL_ONLY).set_content_arrangement(ContentArrangement::Dynamic).set_width(140);
+        table
+            .load_style(TableStyle::new().header_separator(LineStyle::none().fill('─').junction('─')))
+            .set_content_arrangement(ContentArrangement::Dynamic)
+            .set_width(150);
         table.set_header(self.columns);
         for row in &self.rows {
             table.add_row(row.iter().map(plain));
@@ -82,7 +85,11 @@ fn plain(value: &Value) -> String {
 
 /// RFC 4180, section 2: a field with a comma, a quote or a line break stands in quotes, its quotes doubled.
 fn quote(field: &str) -> String {
-    if field.contains([',', '"', '\r', '\n']) { format!("\"{}\"", field.replace('"', "\"\"")) } else { field.to_owned() }
+    if field.contains([',', '"', '\r', '\n']) {
+        format!("\"{}\"", field.replace('"', "\"\""))
+    } else {
+        field.to_owned()
+    }
 }
 
 #[cfg(test)]

@@ -65,7 +65,8 @@ impl Config {
             }
         }
         if config.tenants.is_empty() && problems.is_empty() {
-            problems.push(Problem::of_file(&folder.join("tenants"), "there is no tenant; add tenants/NAME.toml"));
+            problems
+                .push(Problem::of_file(&folder.join("tenants"), "there is no tenant; add tenants/NAME.toml"));
         }
         if problems.is_empty() { Ok(config) } else { Err(Problems(problems)) }
     }
@@ -85,7 +86,9 @@ impl Config {
         let root = document.root();
         let config = Self {
             store: folder.join(root.text("store").unwrap_or_else(|| "aftercall.sqlite".to_owned())),
-            log: root.one_of("log", &[("text", LogFormat::Text), ("json", LogFormat::Json)]).unwrap_or(LogFormat::Text),
+            log: root
+                .one_of("log", &[("text", LogFormat::Text), ("json", LogFormat::Json)])
+                .unwrap_or(LogFormat::Text),
             session_bytes: root
                 .integer("session_bytes", 1_000..=100_000_000)
                 .and_then(|bytes| usize::try_from(bytes).ok())
@@ -161,8 +164,13 @@ mod tests {
             std::fs::write(path, source).unwrap();
         }
         let told = Config::load(folder.path(), None, &Overrides::default()).unwrap_err().to_string();
-        for part in ["aftercall.toml:1: logs: unknown key; did you mean \"log\"?", "a.toml:1: title: must be a string",
-            "a.toml: sender.address: missing", "b.toml:1: ", "own.toml: subject: missing"] {
+        for part in [
+            "aftercall.toml:1: logs: unknown key; did you mean \"log\"?",
+            "a.toml:1: title: must be a string",
+            "a.toml: sender.address: missing",
+            "b.toml:1: ",
+            "own.toml: subject: missing",
+        ] {
             assert!(told.contains(part), "{part} is not in\n{told}");
         }
     }

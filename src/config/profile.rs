@@ -64,7 +64,10 @@ impl TicketForm {
             Characters::Word => "letters, digits, - _ . /",
         };
         if id.is_empty() || id.len() > self.longest || !id.chars().all(fits) {
-            return Some(format!("the ticket id does not have the profile's form ({wanted}, at most {})", self.longest));
+            return Some(format!(
+                "the ticket id does not have the profile's form ({wanted}, at most {})",
+                self.longest
+            ));
         }
         None
     }
@@ -115,7 +118,11 @@ impl Profile {
         let title = root.required("title");
         let subject: Option<String> = root.required("subject");
         let parameters = root.texts("parameters");
-        let auto = [("auto-generated", Some("auto-generated")), ("auto-notified", Some("auto-notified")), ("absent", None)];
+        let auto = [
+            ("auto-generated", Some("auto-generated")),
+            ("auto-notified", Some("auto-notified")),
+            ("absent", None),
+        ];
         let auto_submitted = root.one_of("auto_submitted", &auto);
         let suppress = root.one_of("x_auto_response_suppress", &[("all", true), ("absent", false)]);
         let reply_to = root.one_of("reply_to", &[("absent", ReplyTo::Absent), ("token", ReplyTo::Token)]);
@@ -124,13 +131,17 @@ impl Profile {
         let ticket = root.section("ticket");
         let identities = [("number", Identity::Number), ("id", Identity::Id), ("same", Identity::Same)];
         let identity = ticket.one_of("identity", &identities);
-        let characters = ticket.one_of("characters", &[("digits", Characters::Digits), ("word", Characters::Word)]);
+        let characters =
+            ticket.one_of("characters", &[("digits", Characters::Digits), ("word", Characters::Word)]);
         let longest = ticket.integer("longest", 1..=100).and_then(|longest| usize::try_from(longest).ok());
         ticket.finish();
         for (key, pattern) in [("subject", &subject), ("reference", &reference)] {
             for unknown in placeholders(pattern.as_deref().unwrap_or_default()) {
                 if unknown != "ticket" && !parameters.contains(&unknown) {
-                    root.problem(key, format_args!("{{{unknown}}} is neither {{ticket}} nor one of the parameters"));
+                    root.problem(
+                        key,
+                        format_args!("{{{unknown}}} is neither {{ticket}} nor one of the parameters"),
+                    );
                 }
             }
         }
@@ -156,7 +167,12 @@ impl Profile {
 
 /// The names within braces.
 fn placeholders(pattern: &str) -> Vec<String> {
-    pattern.split('{').skip(1).filter_map(|rest| rest.split_once('}')).map(|(name, _)| name.to_owned()).collect()
+    pattern
+        .split('{')
+        .skip(1)
+        .filter_map(|rest| rest.split_once('}'))
+        .map(|(name, _)| name.to_owned())
+        .collect()
 }
 
 /// Replaces `{NAME}` by its value, in one pass: a value is never looked into.
@@ -206,10 +222,22 @@ mod tests {
     fn a_ticket_id_that_does_not_fit_is_refused() {
         let digits = TicketForm { identity: Identity::Same, characters: Characters::Digits, longest: 5 };
         let word = TicketForm { characters: Characters::Word, ..digits };
-        let table = [("12345", true, true), ("", false, false), ("123456", false, false), ("A-1", false, true),
-            ("1] [", false, false), ("１", false, false), ("1\n", false, false), ("{x}", false, false)];
+        let table = [
+            ("12345", true, true),
+            ("", false, false),
+            ("123456", false, false),
+            ("A-1", false, true),
+            ("1] [", false, false),
+            ("１", false, false),
+            ("1\n", false, false),
+            ("{x}", false, false),
+        ];
         for (id, as_digits, as_word) in table {
-            assert_eq!((digits.refusal(id).is_none(), word.refusal(id).is_none()), (as_digits, as_word), "{id}");
+            assert_eq!(
+                (digits.refusal(id).is_none(), word.refusal(id).is_none()),
+                (as_digits, as_word),
+                "{id}"
+            );
         }
     }
 
@@ -221,7 +249,12 @@ mod tests {
 
     #[test]
     fn a_profile_with_an_unknown_placeholder_names_it() {
-        let problems = Profile::parse("x", Path::new("x.toml"), "title = \"X\"\nsubject = \"[{name} {ticket}]\"").unwrap_err();
-        assert_eq!(problems[0].to_string(), "x.toml:2: subject: {name} is neither {ticket} nor one of the parameters");
+        let problems =
+            Profile::parse("x", Path::new("x.toml"), "title = \"X\"\nsubject = \"[{name} {ticket}]\"")
+                .unwrap_err();
+        assert_eq!(
+            problems[0].to_string(),
+            "x.toml:2: subject: {name} is neither {ticket} nor one of the parameters"
+        );
     }
 }

@@ -68,7 +68,13 @@ impl<'d> Document<'d> {
 
     /// The top of the file.
     pub fn root(&self) -> Section<'_> {
-        Section { document: self, prefix: String::new(), line: None, table: Some(&self.table), asked: RefCell::default() }
+        Section {
+            document: self,
+            prefix: String::new(),
+            line: None,
+            table: Some(&self.table),
+            asked: RefCell::default(),
+        }
     }
 
     /// Whether nothing is wrong so far.
@@ -109,7 +115,8 @@ impl<'d> Section<'d> {
 
     /// Notes a problem of `key`, at its line if it is there.
     pub fn problem(&self, key: &str, reason: impl fmt::Display) {
-        let at = self.table.and_then(|table| table.get(key)).map(|value| self.document.line(value.span().start));
+        let at =
+            self.table.and_then(|table| table.get(key)).map(|value| self.document.line(value.span().start));
         self.document.note(at.or(self.line), format!("{}{key}", self.prefix), reason.to_string());
     }
 
@@ -138,7 +145,8 @@ impl<'d> Section<'d> {
     pub fn integer(&self, key: &'static str, range: std::ops::RangeInclusive<u64>) -> Option<u64> {
         let value = self.get(key)?.get_ref();
         let DeValue::Integer(digits) = value else { return self.mistyped(key, "a whole number", value) };
-        let number = u64::from_str_radix(digits.as_str(), digits.radix()).ok().filter(|number| range.contains(number));
+        let number =
+            u64::from_str_radix(digits.as_str(), digits.radix()).ok().filter(|number| range.contains(number));
         if number.is_none() {
             self.problem(key, format_args!("must lie between {} and {}", range.start(), range.end()));
         }
@@ -148,11 +156,15 @@ impl<'d> Section<'d> {
     /// A length of time such as `20m`, `36h` or `5d`; a day has 24 hours.
     pub fn duration(&self, key: &'static str) -> Option<SignedDuration> {
         let text = self.text(key)?;
-        let duration = text.parse::<Span>().and_then(|span| span.to_duration(SpanRelativeTo::days_are_24_hours()));
+        let duration =
+            text.parse::<Span>().and_then(|span| span.to_duration(SpanRelativeTo::days_are_24_hours()));
         match duration {
             Ok(duration) if !duration.is_negative() => Some(duration),
             _ => {
-                self.problem(key, format_args!("{text:?} is not a length of time such as \"30s\", \"20m\" or \"5d\""));
+                self.problem(
+                    key,
+                    format_args!("{text:?} is not a length of time such as \"30s\", \"20m\" or \"5d\""),
+                );
                 None
             }
         }
@@ -173,7 +185,9 @@ impl<'d> Section<'d> {
     pub fn texts(&self, key: &'static str) -> Vec<String> {
         let Some(value) = self.get(key) else { return Vec::new() };
         let texts = match value.get_ref() {
-            DeValue::Array(items) => items.iter().map(|item| item.get_ref().as_str().map(str::to_owned)).collect(),
+            DeValue::Array(items) => {
+                items.iter().map(|item| item.get_ref().as_str().map(str::to_owned)).collect()
+            }
             _ => None,
         };
         texts.unwrap_or_else(|| self.mistyped(key, "a list of strings", value.get_ref()).unwrap_or_default())
@@ -187,7 +201,13 @@ impl<'d> Section<'d> {
             other => self.mistyped(key, "a table", other),
         });
         let line = value.map(|value| self.document.line(value.span().start)).or(self.line);
-        Section { document: self.document, prefix: format!("{}{key}.", self.prefix), line, table, asked: RefCell::default() }
+        Section {
+            document: self.document,
+            prefix: format!("{}{key}.", self.prefix),
+            line,
+            table,
+            asked: RefCell::default(),
+        }
     }
 
     /// All keys of this section with their strings, for a table whose keys the user chooses.
@@ -250,7 +270,8 @@ mod tests {
 
     #[test]
     fn every_problem_is_told_at_once_with_its_line_and_key() {
-        let source = "name = 7\nhots = \"a\"\n[relay]\nport = 70000\ntls = \"ssl\"\nwait = \"soon\"\nzebra = 1\n";
+        let source =
+            "name = 7\nhots = \"a\"\n[relay]\nport = 70000\ntls = \"ssl\"\nwait = \"soon\"\nzebra = 1\n";
         let told = problems(source, |root| {
             assert_eq!(root.text("name"), None);
             assert_eq!(root.text("hosts"), None);

@@ -84,7 +84,10 @@ mod tests {
     fn a_secret_that_is_not_there_is_a_problem_that_names_the_key() {
         let table = [
             ("password = { file = \"none\" }", "t.toml:1: password.file: cannot read \"none\""),
-            ("password = { env = \"AFTERCALL_NO_SUCH_NAME\" }", "t.toml:1: password.env: the environment has no"),
+            (
+                "password = { env = \"AFTERCALL_NO_SUCH_NAME\" }",
+                "t.toml:1: password.env: the environment has no",
+            ),
             ("password = { }", "t.toml:1: password: give either file or env"),
             ("password = \"hunter2\"", "t.toml:1: password: must be a table, not string"),
         ];

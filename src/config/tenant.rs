@@ -174,9 +174,11 @@ impl std::str::FromStr for RelayUrl {
     type Err = String;
 
     fn from_str(url: &str) -> Result<Self, String> {
-        let schemes = [("smtp+starttls://", Tls::StartTls), ("smtps://", Tls::Implicit), ("smtp://", Tls::None)];
+        let schemes =
+            [("smtp+starttls://", Tls::StartTls), ("smtps://", Tls::Implicit), ("smtp://", Tls::None)];
         let found = schemes.iter().find_map(|(scheme, tls)| Some((url.strip_prefix(scheme)?, *tls)));
-        let (place, tls) = found.ok_or("a relay is smtp://HOST:PORT, smtp+starttls://HOST:PORT or smtps://HOST:PORT")?;
+        let (place, tls) =
+            found.ok_or("a relay is smtp://HOST:PORT, smtp+starttls://HOST:PORT or smtps://HOST:PORT")?;
         let (host, port) = place.trim_end_matches('/').rsplit_once(':').ok_or("the relay has no :PORT")?;
         let port = port.parse().map_err(|_| format!("{port:?} is not a port"))?;
         Ok(Self { tls, host: host.trim_matches(['[', ']']).to_owned(), port })
@@ -211,7 +213,14 @@ fn tenant(
     let instance = root.text("instance");
     let language = root.text("language");
     let time_zone = root.text("time_zone").and_then(|zone| {
-        TimeZone::get(&zone).map_err(|_| root.problem("time_zone", format_args!("{zone:?} is not a time zone such as \"Europe/Berlin\""))).ok()
+        TimeZone::get(&zone)
+            .map_err(|_| {
+                root.problem(
+                    "time_zone",
+                    format_args!("{zone:?} is not a time zone such as \"Europe/Berlin\""),
+                );
+            })
+            .ok()
     });
     let sender = sender(&root.section("sender"));
     let (profile, parameters) = chosen_profile(&root.section("profile"), profiles).unzip();
@@ -265,9 +274,16 @@ fn sender(section: &Section<'_>) -> Option<Sender> {
     if name.as_ref().is_some_and(|name| name.chars().any(char::is_control)) {
         section.problem("name", "must not hold line breaks or other control characters");
     }
-    if let Some(long) = bounces.as_ref().filter(|bounces| bounces.local().len() + TOKEN_OCTETS > MAX_LOCAL_OCTETS) {
+    if let Some(long) =
+        bounces.as_ref().filter(|bounces| bounces.local().len() + TOKEN_OCTETS > MAX_LOCAL_OCTETS)
+    {
         let room = MAX_LOCAL_OCTETS - TOKEN_OCTETS;
-        section.problem("bounces", format_args!("the part before the @ of {long} may have {room} characters, so that a token fits behind it"));
+        section.problem(
+            "bounces",
+            format_args!(
+                "the part before the @ of {long} may have {room} characters, so that a token fits behind it"
+            ),
+        );
     }
     section.finish();
     Some(Sender { address: address?, name, bounces: bounces? })
@@ -334,8 +350,14 @@ fn chosen_profile(
     Some((profile.clone(), given))
 }
 
-fn relay(section: &Section<'_>, base: &Path, url: Option<&RelayUrl>, sender: Option<&Sender>) -> Option<Relay> {
-    let tls = section.one_of("tls", &[("implicit", Tls::Implicit), ("starttls", Tls::StartTls), ("none", Tls::None)]);
+fn relay(
+    section: &Section<'_>,
+    base: &Path,
+    url: Option<&RelayUrl>,
+    sender: Option<&Sender>,
+) -> Option<Relay> {
+    let tls = section
+        .one_of("tls", &[("implicit", Tls::Implicit), ("starttls", Tls::StartTls), ("none", Tls::None)]);
     let (host, port) = (section.text("host"), section.integer("port", 1..=65535));
     let ca_file = section.text("ca_file").map(|file| base.join(file));
     if let Some(file) = ca_file.as_ref().filter(|file| !file.is_file()) {
@@ -358,7 +380,8 @@ fn relay(section: &Section<'_>, base: &Path, url: Option<&RelayUrl>, sender: Opt
     }
     Some(Relay {
         host: url.map(|url| url.host.clone()).or(host)?,
-        port: url.map_or(port.and_then(|port| u16::try_from(port).ok()).unwrap_or(default_port), |url| url.port),
+        port: url
+            .map_or(port.and_then(|port| u16::try_from(port).ok()).unwrap_or(default_port), |url| url.port),
         tls,
         ca_file,
         login: user.zip(password),
@@ -374,7 +397,9 @@ fn retry(section: &Section<'_>) -> Retry {
         first: section.duration("first").unwrap_or(SignedDuration::from_mins(1)),
         longest: section.duration("longest").unwrap_or(SignedDuration::from_hours(1)),
         give_up_after: section.duration("give_up_after").unwrap_or(SignedDuration::from_hours(5 * 24)),
-        resend_uncertain: section.one_of("on_uncertain", &[("resend", true), ("hold", false)]).unwrap_or(true),
+        resend_uncertain: section
+            .one_of("on_uncertain", &[("resend", true), ("hold", false)])
+            .unwrap_or(true),
     };
     section.finish();
     retry
@@ -460,7 +485,9 @@ mod tests {
 
     #[test]
     fn a_recipient_is_fixed_or_made_from_the_ticket() {
-        let with = |recipient: &str| read(&LEAST.replace("address = \"crm@example.com\"", recipient), &Overrides::default());
+        let with = |recipient: &str| {
+            read(&LEAST.replace("address = \"crm@example.com\"", recipient), &Overrides::default())
+        };
         let tenant = with("pattern = \"support+id{ticket}@crm.example.com\"").unwrap();
         assert_eq!(tenant.recipient.address("7").unwrap().as_str(), "support+id7@crm.example.com");
         assert!(tenant.recipient.address("7@evil.example,x").is_err());
@@ -479,9 +506,15 @@ mod tests {
     fn a_profile_gets_the_values_it_needs_and_no_others() {
         let with = |profile: &str| read(&LEAST.replace("name = \"generic\"", profile), &Overrides::default());
         assert!(with("name = \"rt\"\nvalues = { rtname = \"rt.example.com\" }").is_ok());
-        assert_eq!(with("name = \"rt\"").unwrap_err(), ["acme.toml:5: profile.values: the profile rt needs a value for rtname"]);
+        assert_eq!(
+            with("name = \"rt\"").unwrap_err(),
+            ["acme.toml:5: profile.values: the profile rt needs a value for rtname"]
+        );
         assert!(with("name = \"rt\"\nvalues = { rtname = \"a] [b\" }").is_err());
-        assert!(with("name = \"generic\"\nvalues = { rtname = \"x\" }").unwrap_err()[0].contains("no such parameter"));
+        assert!(
+            with("name = \"generic\"\nvalues = { rtname = \"x\" }").unwrap_err()[0]
+                .contains("no such parameter")
+        );
         assert!(with("name = \"rtt\"").unwrap_err()[0].contains("there are generic, redmine, rt, znuny"));
     }
 

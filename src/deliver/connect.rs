@@ -31,15 +31,15 @@ pub struct Unusable {
 }
 
 impl Unusable {
-    fn new(stage: Stage, text: impl ToString) -> Self {
-        Self { stage, code: None, text: text.to_string() }
+    fn new(stage: Stage, reason: &impl std::fmt::Display) -> Self {
+        Self { stage, code: None, text: reason.to_string() }
     }
 }
 
 /// Opens a connection that is ready for a message.
 pub async fn connect(relay: &Relay, tls: &TlsConnector) -> Result<Connection, Unusable> {
     let tcp = within(relay, Stage::Connect, TcpStream::connect((relay.host.as_str(), relay.port))).await?;
-    let fault = |error| Unusable::new(Stage::Connect, error);
+    let fault = |error| Unusable::new(Stage::Connect, &error);
     // Without it, each message waits some 40 ms for the delayed acknowledgement of its first packet.
     tcp.set_nodelay(true).map_err(fault)?;
     let peer = tcp.peer_addr().map_err(fault)?;
@@ -70,16 +70,24 @@ pub async fn connect(relay: &Relay, tls: &TlsConnector) -> Result<Connection, Un
 }
 
 /// Runs one step within the relay's time for a reply.
-async fn within<T, E: ToString>(relay: &Relay, stage: Stage, step: impl Future<Output = Result<T, E>>) -> Result<T, Unusable> {
+async fn within<T, E: std::fmt::Display>(
+    relay: &Relay,
+    stage: Stage,
+    step: impl Future<Output = Result<T, E>>,
+) -> Result<T, Unusable> {
     let limit = Duration::try_from(relay.reply_timeout).unwrap_or_default();
     match timeout(limit, step).await {
-        Ok(result) => result.map_err(|error| Unusable::new(stage, error)),
-        Err(_) => Err(Unusable::new(stage, format_args!("no answer within {:#}", relay.reply_timeout))),
+        Ok(result) => result.map_err(|error| Unusable::new(stage, &error)),
+        Err(_) => Err(Unusable::new(stage, &format_args!("no answer within {:#}", relay.reply_timeout))),
     }
 }
 
 fn expect(stage: Stage, reply: &Reply, code: u16) -> Result<(), Unusable> {
-    if reply.code == code { Ok(()) } else { Err(Unusable { stage, code: Some(reply.code), text: reply.text() }) }
+    if reply.code == code {
+        Ok(())
+    } else {
+        Err(Unusable { stage, code: Some(reply.code), text: reply.text() })
+    }
 }
 
 async fn say_hello(relay: &Relay, stream: &mut Stream) -> Result<Reply, Unusable> {
@@ -89,20 +97,28 @@ async fn say_hello(relay: &Relay, stream: &mut Stream) -> Result<Reply, Unusable
     Ok(reply)
 }
 
-async fn start_tls(relay: &Relay, tls: &TlsConnector, mut stream: Stream, hello: &Reply) -> Result<Stream, Unusable> {
+async fn start_tls(
+    relay: &Relay,
+    tls: &TlsConnector,
+    mut stream: Stream,
+    hello: &Reply,
+) -> Result<Stream, Unusable> {
     if hello.keyword("STARTTLS").is_none() {
-        return Err(Unusable::new(Stage::Tls, "the relay does not offer STARTTLS, and the tenant requires it"));
+        return Err(Unusable::new(
+            Stage::Tls,
+            "the relay does not offer STARTTLS, and the tenant requires it",
+        ));
     }
     let reply = within(relay, Stage::Tls, command(&mut stream, "STARTTLS")).await?;
     expect(Stage::Tls, &reply, 220)?;
     match stream {
         Stream::Plain(tcp) => secure(relay, tls, tcp).await,
-        Stream::Tls(_) => Err(Unusable::new(Stage::Tls, DialogueError::Unasked)),
+        Stream::Tls(_) => Err(Unusable::new(Stage::Tls, &DialogueError::Unasked)),
     }
 }
 
 async fn secure(relay: &Relay, tls: &TlsConnector, tcp: TcpStream) -> Result<Stream, Unusable> {
-    let name = ServerName::try_from(relay.host.clone()).map_err(|error| Unusable::new(Stage::Tls, error))?;
+    let name = ServerName::try_from(relay.host.clone()).map_err(|error| Unusable::new(Stage::Tls, &error))?;
     Ok(Stream::Tls(Box::new(within(relay, Stage::Tls, tls.connect(name, tcp)).await?)))
 }
 
@@ -115,10 +131,16 @@ fn security(stream: &Stream) -> Option<String> {
     Some([version.as_deref(), suite].into_iter().flatten().collect::<Vec<_>>().join(" "))
 }
 
-async fn log_in(relay: &Relay, client: &mut AsyncSmtpConnection, credentials: Credentials, offered: &[String]) -> Result<(), Unusable> {
+async fn log_in(
+    relay: &Relay,
+    client: &mut AsyncSmtpConnection,
+    credentials: Credentials,
+    offered: &[String],
+) -> Result<(), Unusable> {
     let ours = [("PLAIN", Mechanism::Plain), ("LOGIN", Mechanism::Login)];
-    let Some((_, mechanism)) = ours.into_iter().find(|(name, _)| offered.iter().any(|offer| offer == name)) else {
-        return Err(Unusable::new(Stage::Auth, "the relay offers neither AUTH PLAIN nor LOGIN"));
+    let Some((_, mechanism)) = ours.into_iter().find(|(name, _)| offered.iter().any(|offer| offer == name))
+    else {
+        return Err(Unusable::new(Stage::Auth, &"the relay offers neither AUTH PLAIN nor LOGIN"));
     };
     let limit = Duration::try_from(relay.reply_timeout).unwrap_or_default();
     match timeout(limit, client.auth(&[mechanism], &credentials)).await {
@@ -127,6 +149,8 @@ async fn log_in(relay: &Relay, client: &mut AsyncSmtpConnection, credentials: Cr
             let (code, text) = super::smtp::answer(&error);
             Err(Unusable { stage: Stage::Auth, code, text })
         }
-        Err(_) => Err(Unusable::new(Stage::Auth, format_args!("no answer within {:#}", relay.reply_timeout))),
+        Err(_) => {
+            Err(Unusable::new(Stage::Auth, &format_args!("no answer within {:#}", relay.reply_timeout)))
+        }
     }
 }

@@ -86,7 +86,10 @@ fn parse(received: &[u8]) -> Result<Option<(Reply, usize)>, DialogueError> {
         let line = received[at..at + length].strip_suffix(b"\r").unwrap_or(&received[at..at + length]);
         at += length + 1;
         let (code, rest) = line.split_at_checked(3).ok_or(DialogueError::Garbage)?;
-        let code = std::str::from_utf8(code).ok().and_then(|code| code.parse().ok()).filter(|code| (200..600).contains(code));
+        let code = std::str::from_utf8(code)
+            .ok()
+            .and_then(|code| code.parse().ok())
+            .filter(|code| (200..600).contains(code));
         let code: u16 = code.ok_or(DialogueError::Garbage)?;
         lines.push(String::from_utf8_lossy(rest.get(1..).unwrap_or_default()).into_owned());
         match rest.first() {

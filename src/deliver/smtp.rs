@@ -57,7 +57,12 @@ struct Fault {
 }
 
 impl Connection {
-    pub(super) fn new(client: AsyncSmtpConnection, dot_sent: Arc<AtomicBool>, relay: &Relay, tls: Option<String>) -> Self {
+    pub(super) fn new(
+        client: AsyncSmtpConnection,
+        dot_sent: Arc<AtomicBool>,
+        relay: &Relay,
+        tls: Option<String>,
+    ) -> Self {
         Self {
             client,
             dot_sent,
@@ -73,7 +78,8 @@ impl Connection {
     pub async fn send(mut self, envelope: Envelope<'_>) -> Sent {
         if let Some(fault) = wire_fault(envelope.wire) {
             let (relay, text) = (self.relay.clone(), format!("not sent: {fault}"));
-            let report = Report { outcome: Outcome::Rejected, relay, tls: None, stage: "local", code: None, text };
+            let report =
+                Report { outcome: Outcome::Rejected, relay, tls: None, stage: "local", code: None, text };
             return Sent::Ended(report, Some(Box::new(self)));
         }
         self.dot_sent.store(false, Ordering::Release);
@@ -109,8 +115,10 @@ impl Connection {
 
     async fn exchange(&mut self, envelope: Envelope<'_>) -> Result<Response, Fault> {
         let fault = |stage, text: &str| Fault { stage, code: None, text: text.to_owned() };
-        let from = envelope.from.parse().map_err(|_| fault(Stage::Mail, "the envelope sender is no address"))?;
-        let recipient = envelope.recipient.parse().map_err(|_| fault(Stage::Rcpt, "the recipient is no address"))?;
+        let from =
+            envelope.from.parse().map_err(|_| fault(Stage::Mail, "the envelope sender is no address"))?;
+        let recipient =
+            envelope.recipient.parse().map_err(|_| fault(Stage::Rcpt, "the recipient is no address"))?;
         self.step(Stage::Mail, Mail::new(Some(from), vec![])).await?;
         self.step(Stage::Rcpt, Rcpt::new(recipient, vec![])).await?;
         let go_ahead = self.step(Stage::Data, Data).await?;

@@ -80,7 +80,8 @@ impl Primed {
     /// `mechanisms` are those of AUTH that the server offered, upper case. The flag tells whether a final dot
     /// has gone out; who sends a message resets it first.
     pub fn new(stream: Stream, peer: SocketAddr, mechanisms: &[String], dot_sent: Arc<AtomicBool>) -> Self {
-        let offer = if mechanisms.is_empty() { "READY".to_owned() } else { format!("AUTH {}", mechanisms.join(" ")) };
+        let offer =
+            if mechanisms.is_empty() { "READY".to_owned() } else { format!("AUTH {}", mechanisms.join(" ")) };
         let prepared = io::Cursor::new(format!("220 ready\r\n250-relay\r\n250 {offer}\r\n").into_bytes());
         Self { stream, peer, prepared, swallowed_hello: false, dot_sent }
     }
@@ -97,7 +98,11 @@ impl AsyncRead for Primed {
         let this = self.get_mut();
         let before = buf.filled().len();
         ready!(Pin::new(&mut this.prepared).poll_read(cx, buf))?;
-        if buf.filled().len() > before { Poll::Ready(Ok(())) } else { Pin::new(&mut this.stream).poll_read(cx, buf) }
+        if buf.filled().len() > before {
+            Poll::Ready(Ok(()))
+        } else {
+            Pin::new(&mut this.stream).poll_read(cx, buf)
+        }
     }
 }
 

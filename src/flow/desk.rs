@@ -40,9 +40,16 @@ pub enum DeskError {
 
 impl Desk {
     /// Sets up a tenant. Without a store there is no lasting token key: for previews.
-    pub async fn open(config: &Config, tenant: &Tenant, store: Option<&Store>, clock: Clock) -> Result<Self, DeskError> {
+    pub async fn open(
+        config: &Config,
+        tenant: &Tenant,
+        store: Option<&Store>,
+        clock: Clock,
+    ) -> Result<Self, DeskError> {
         let zone = tenant.time_zone.as_ref();
-        let load = |folder, language: &str| Templates::load(folder, language, zone, Missing::Nothing).map_err(DeskError::Templates);
+        let load = |folder, language: &str| {
+            Templates::load(folder, language, zone, Missing::Nothing).map_err(DeskError::Templates)
+        };
         let templates = Arc::new(load(tenant.templates.as_deref(), &tenant.language)?);
         let own_language = tenant.templates.is_some();
         let shipped = if own_language { Arc::new(load(None, "en")?) } else { Arc::clone(&templates) };

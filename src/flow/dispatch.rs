@@ -4,11 +4,12 @@
 //! leases; each lane has at most one connection and one message on the wire. The end of one attempt and the
 //! beginning of the next are committed together.
 
-use std::sync::Arc;
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use jiff::Timestamp;
-use tokio::sync::{Mutex, Notify, mpsc, watch};
+use tokio::sync::{Notify, Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
@@ -44,7 +45,59 @@ pub struct Dispatcher {
     pub stop: watch::Receiver<bool>,
 }
 
-type Queue = Arc<Mutex<mpsc::Receiver<Lease>>>;
+/// The leases that no lane has taken yet: a few, so that they do not grow old here.
+struct Queue {
+    leases: Mutex<VecDeque<Lease>>,
+    /// One permit for each lease that waits; closed when no more will come.
+    ready: Semaphore,
+    /// One permit for each lease that may still be put in.
+    room: Semaphore,
+}
+
+impl Queue {
+    fn new(room: usize) -> Self {
+        Self { leases: Mutex::default(), ready: Semaphore::new(0), room: Semaphore::new(room) }
+    }
+
+    /// Waits for room and says for how many; whoever asks then puts in that many, or gives the room back.
+    async fn room(&self) -> u32 {
+        if let Ok(permit) = self.room.acquire().await {
+            permit.forget();
+        }
+        1 + u32::try_from(self.room.forget_permits(usize::MAX)).unwrap_or(0)
+    }
+
+    fn put(&self, leases: Vec<Lease>, room: u32) {
+        let count = leases.len();
+        self.leases.lock().unwrap_or_else(PoisonError::into_inner).extend(leases);
+        self.ready.add_permits(count);
+        self.room.add_permits((room as usize).saturating_sub(count));
+    }
+
+    fn pop(&self) -> Option<Lease> {
+        self.leases.lock().unwrap_or_else(PoisonError::into_inner).pop_front()
+    }
+
+    /// A lease, if one waits.
+    fn take_ready(&self) -> Option<Lease> {
+        self.ready.try_acquire().ok()?.forget();
+        self.room.add_permits(1);
+        self.pop()
+    }
+
+    /// A lease, once there is one; none when no more will come.
+    async fn take(&self) -> Option<Lease> {
+        self.ready.acquire().await.ok()?.forget();
+        self.room.add_permits(1);
+        self.pop()
+    }
+
+    /// Ends the queue and gives what nobody took.
+    fn close(&self) -> Vec<Lease> {
+        self.ready.close();
+        self.leases.lock().unwrap_or_else(PoisonError::into_inner).drain(..).collect()
+    }
+}
 
 /// An attempt that has ended and is not recorded yet.
 struct Ended {
@@ -56,47 +109,44 @@ impl Dispatcher {
     /// Sends until told to stop. When this returns, no attempt is under way and no lease is held.
     pub async fn run(self) -> Result<(), StoreError> {
         let lanes = self.tenant.relay.connections;
-        let (leases, queue) = mpsc::channel(lanes as usize * 2);
-        let queue = Arc::new(Mutex::new(queue));
+        let queue = Arc::new(Queue::new(lanes as usize * 2));
         let mut running = JoinSet::new();
         for _ in 0..lanes {
             let (dispatcher, queue) = (self.clone(), Arc::clone(&queue));
             running.spawn(async move { dispatcher.lane(&queue).await });
         }
-        let claiming = self.claim(&leases).await;
-        drop(leases);
-        let mut result = claiming;
+        let mut result = tokio::select! {
+            claiming = self.claim(&queue) => claiming,
+            // A lane ends by itself only when the store fails.
+            Some(ended) = running.join_next() => ended.unwrap_or(Err(StoreError::Closed)),
+        };
+        let unused = queue.close();
         while let Some(ended) = running.join_next().await {
             result = result.and(ended.unwrap_or(Err(StoreError::Closed)));
-        }
-        let mut unused = Vec::new();
-        let mut queue = queue.lock().await;
-        while let Ok(lease) = queue.try_recv() {
-            unused.push(lease);
         }
         self.store.release(unused, self.clock.now()).await?;
         result
     }
 
     /// Leases what is due and hands it to the lanes.
-    async fn claim(&self, leases: &mpsc::Sender<Lease>) -> Result<(), StoreError> {
+    async fn claim(&self, queue: &Queue) -> Result<(), StoreError> {
         let mut stop = self.stop.clone();
         while !*stop.borrow() {
+            let room = tokio::select! {
+                room = queue.room() => room,
+                _ = stop.changed() => continue,
+            };
             // Made before asking, so that what arrives after the answer still wakes.
             let woken = self.wake.notified();
-            let most = u32::try_from(leases.capacity()).unwrap_or(u32::MAX).max(1);
-            let claimed = self.store.claim(self.tenant.name.clone(), most, self.clock.now()).await?;
-            if claimed.is_empty() {
+            let claimed = self.store.claim(self.tenant.name.clone(), room, self.clock.now()).await?;
+            let nothing = claimed.is_empty();
+            queue.put(claimed, room);
+            if nothing {
                 let wait = self.until_due().await?;
                 tokio::select! {
                     () = woken => {}
                     () = tokio::time::sleep(wait) => {}
                     _ = stop.changed() => {}
-                }
-            }
-            for lease in claimed {
-                if leases.send(lease).await.is_err() {
-                    return Ok(()); // No lane is left; its error is told by run().
                 }
             }
         }
@@ -113,8 +163,7 @@ impl Dispatcher {
         let mut connection = None;
         let mut ended = None;
         loop {
-            let ready = queue.lock().await.try_recv().ok();
-            let lease = match ready {
+            let lease = match queue.take_ready() {
                 Some(lease) => lease,
                 None => {
                     self.finish(ended.take()).await?;
@@ -146,19 +195,16 @@ impl Dispatcher {
 
     /// The next lease, once there is one; a connection that is not needed for a while is closed meanwhile.
     async fn wait(&self, queue: &Queue, connection: &mut Option<Box<Connection>>) -> Option<Lease> {
-        let mut queue = queue.lock().await;
         if connection.is_none() {
-            return queue.recv().await;
+            return queue.take().await;
         }
-        match timeout(IDLE, queue.recv()).await {
-            Ok(lease) => lease,
-            Err(_) => {
-                if let Some(connection) = connection.take() {
-                    connection.quit().await;
-                }
-                queue.recv().await
-            }
+        if let Ok(lease) = timeout(IDLE, queue.take()).await {
+            return lease;
         }
+        if let Some(connection) = connection.take() {
+            connection.quit().await;
+        }
+        queue.take().await
     }
 
     /// Hands one message over. Nothing of the store is held meanwhile.
@@ -184,7 +230,9 @@ impl Dispatcher {
         let (tenant, delivery, outcome) = (&self.tenant.name, work.lease.delivery, report.outcome);
         match outcome {
             Outcome::Accepted => info!(tenant, %delivery, attempt = work.attempt, "the relay accepted"),
-            Outcome::Deferred => warn!(tenant, %delivery, attempt = work.attempt, stage = report.stage, code = report.code, "deferred"),
+            Outcome::Deferred => {
+                warn!(tenant, %delivery, attempt = work.attempt, stage = report.stage, code = report.code, "deferred");
+            }
             Outcome::Rejected | Outcome::Uncertain => {
                 warn!(tenant, %delivery, attempt = work.attempt, stage = report.stage, code = report.code, "{}", outcome.as_str());
             }

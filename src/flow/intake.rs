@@ -15,8 +15,8 @@ use crate::ids::{DeliveryId, Digest, SessionKey};
 use crate::plan::{History, Mail, Plan, Timing, plan};
 use crate::session::{Fault, Reading, Session, read};
 use crate::store::{Acceptance, Accepted, Planned, Quarantined, Store, StoreError};
-use crate::template::{Context, Rendered};
 use crate::template::changes::changes;
+use crate::template::{Context, Rendered};
 use crate::view::view;
 
 /// A file as it came.
@@ -57,10 +57,17 @@ pub enum IntakeError {
 }
 
 /// Takes one file. With `patient`, a file that ends too early is left for later instead of quarantined.
-pub async fn take(desk: &Desk, store: &Store, document: Document, timing: Timing, patient: bool) -> Result<Taken, IntakeError> {
+pub async fn take(
+    desk: &Desk,
+    store: &Store,
+    document: Document,
+    timing: Timing,
+    patient: bool,
+) -> Result<Taken, IntakeError> {
     let name = document.name.clone();
     let limit = desk.session_bytes;
-    let (reading, document) = on_worker(&name, move || (read(&document.bytes, &document.name, limit), document)).await?;
+    let (reading, document) =
+        on_worker(&name, move || (read(&document.bytes, &document.name, limit), document)).await?;
     let session = match reading {
         Ok(Reading::Session(session)) => Arc::<Session>::from(session),
         Ok(Reading::Other(what)) => return Ok(Taken::Other(what)),
@@ -78,7 +85,13 @@ pub async fn take(desk: &Desk, store: &Store, document: Document, timing: Timing
         if let Some(wanted) = followed_revision(desk, &session, &digest, &history, timing) {
             followed = store.revision(key.clone(), wanted).await?;
         }
-        let work = Revision { desk: desk.clone(), key: key.clone(), session: Arc::clone(&session), digest, followed: followed.take() };
+        let work = Revision {
+            desk: desk.clone(),
+            key: key.clone(),
+            session: Arc::clone(&session),
+            digest,
+            followed: followed.take(),
+        };
         let (document, known) = (document.clone(), history.clone());
         let accepted = on_worker(&name, move || work.accepted(document, &known, timing)).await?;
         match store.accept(accepted).await? {
@@ -93,15 +106,29 @@ pub async fn take(desk: &Desk, store: &Store, document: Document, timing: Timing
 }
 
 /// Runs pure work off the asynchronous threads. A panic there is contained and told.
-async fn on_worker<T: Send + 'static>(name: &str, work: impl FnOnce() -> T + Send + 'static) -> Result<T, IntakeError> {
+async fn on_worker<T: Send + 'static>(
+    name: &str,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, IntakeError> {
     spawn_blocking(work).await.map_err(|_| IntakeError::Worker(name.to_owned()))
 }
 
-async fn quarantine(desk: &Desk, store: &Store, document: Document, fault: Fault) -> Result<Taken, IntakeError> {
+async fn quarantine(
+    desk: &Desk,
+    store: &Store,
+    document: Document,
+    fault: Fault,
+) -> Result<Taken, IntakeError> {
     let tenant = desk.tenant.name.clone();
     let mut raw = document.bytes;
     raw.truncate(desk.session_bytes);
-    let quarantined = Quarantined { tenant: tenant.clone(), source: document.source, reason: fault.to_string(), raw, now: desk.clock.now() };
+    let quarantined = Quarantined {
+        tenant: tenant.clone(),
+        source: document.source,
+        reason: fault.to_string(),
+        raw,
+        now: desk.clock.now(),
+    };
     let source = quarantined.source.clone();
     if store.quarantine(quarantined).await? {
         warn!(tenant, source, reason = %fault, "quarantined a file that is not a session");
@@ -110,7 +137,13 @@ async fn quarantine(desk: &Desk, store: &Store, document: Document, fault: Fault
 }
 
 /// The revision that a follow-up would be compared with.
-fn followed_revision(desk: &Desk, session: &Session, digest: &Digest, history: &History, timing: Timing) -> Option<Digest> {
+fn followed_revision(
+    desk: &Desk,
+    session: &Session,
+    digest: &Digest,
+    history: &History,
+    timing: Timing,
+) -> Option<Digest> {
     match plan(session, digest, &desk.tenant, history, timing, desk.clock.now()) {
         Plan::Send(mail) => mail.follows,
         Plan::Keep(_) | Plan::Hold { .. } => None,
@@ -130,11 +163,12 @@ impl Revision {
     fn accepted(self, document: Document, history: &History, timing: Timing) -> Accepted {
         let now = self.desk.clock.now();
         let (updated_at, ticket) = (self.session.updated_at, self.session.ticket.clone());
-        let (planned, supersedes) = match plan(&self.session, &self.digest, &self.desk.tenant, history, timing, now) {
-            Plan::Keep(why) => (Planned::Nothing(why), vec![]),
-            Plan::Hold { reason, supersedes } => (Planned::Hold(reason), supersedes),
-            Plan::Send(mail) => (self.message(&document.bytes, &mail), mail.supersedes),
-        };
+        let (planned, supersedes) =
+            match plan(&self.session, &self.digest, &self.desk.tenant, history, timing, now) {
+                Plan::Keep(why) => (Planned::Nothing(why), vec![]),
+                Plan::Hold { reason, supersedes } => (Planned::Hold(reason), supersedes),
+                Plan::Send(mail) => (self.message(&document.bytes, &mail), mail.supersedes),
+            };
         Accepted {
             key: self.key,
             updated_at,
@@ -158,7 +192,8 @@ impl Revision {
             Ok(rendered) => rendered,
             Err(reason) => return Planned::Hold(reason),
         };
-        let parts = Parts { session: &self.key, raw, digest: &self.digest, mail, rendered: &rendered, attach };
+        let parts =
+            Parts { session: &self.key, raw, digest: &self.digest, mail, rendered: &rendered, attach };
         match compose(&parts, &self.desk.tenant, &self.desk.key, self.desk.clock.now()) {
             Ok(message) => Planned::Message { message, due: mail.due, waits_for: mail.waits_for },
             Err(fault) => Planned::Hold(chain(&fault)),
@@ -167,7 +202,12 @@ impl Revision {
 }
 
 /// Renders a session's mail. None for a follow-up that would show the same as the revision before it.
-fn render(desk: &Desk, session: &Session, attach: bool, followed: Option<&[u8]>) -> Option<Result<Rendered, String>> {
+fn render(
+    desk: &Desk,
+    session: &Session,
+    attach: bool,
+    followed: Option<&[u8]>,
+) -> Option<Result<Rendered, String>> {
     let tenant = &desk.tenant;
     let lang = session.lang.as_deref();
     let show = |session: Session| {
@@ -184,8 +224,12 @@ fn render(desk: &Desk, session: &Session, attach: bool, followed: Option<&[u8]>)
     if let Some(mut earlier) = earlier {
         // The version stamp differs in every revision; by itself it is no news.
         earlier["times"]["updated"] = data["times"]["updated"].clone();
-        let text = |view: Value| desk.templates.render(lang, &Context::from(view)).map(|mail| (mail.subject, mail.text));
-        if let (Ok(before), Ok(after)) = (text(earlier.clone()), text(data.clone())) && before == after {
+        let text = |view: Value| {
+            desk.templates.render(lang, &Context::from(view)).map(|mail| (mail.subject, mail.text))
+        };
+        if let (Ok(before), Ok(after)) = (text(earlier.clone()), text(data.clone()))
+            && before == after
+        {
             return None;
         }
         data["changes"] = changes(&earlier, &data, desk.templates.language(lang));
@@ -207,7 +251,11 @@ fn render_or_fall_back(desk: &Desk, lang: Option<&str>, data: Value) -> Result<R
 
 /// Makes the mail of a session without storing anything: for previews and dry runs.
 pub fn draft(desk: &Desk, session: &Session, raw: &[u8]) -> Result<(Rendered, Composed), String> {
-    let key = SessionKey { tenant: desk.tenant.name.clone(), instance: desk.tenant.instance.clone(), name: session.name };
+    let key = SessionKey {
+        tenant: desk.tenant.name.clone(),
+        instance: desk.tenant.instance.clone(),
+        name: session.name,
+    };
     let digest = Digest::of(raw);
     let now = desk.clock.now();
     let mail = match plan(session, &digest, &desk.tenant, &History::default(), Timing::Now, now) {

@@ -77,7 +77,8 @@ pub fn session_files(folder: &Path) -> Vec<Seen> {
 
 /// Media and documents beside sessions are known by their endings; the rest is told by content.
 fn may_be_session(path: &Path) -> bool {
-    path.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("json") || ending.eq_ignore_ascii_case("txt"))
+    path.extension()
+        .is_some_and(|ending| ending.eq_ignore_ascii_case("json") || ending.eq_ignore_ascii_case("txt"))
 }
 
 fn look_at(path: PathBuf) -> Option<Seen> {
@@ -144,7 +145,13 @@ pub enum TakeError {
 }
 
 /// Takes one file.
-pub async fn take_file(desk: &Desk, store: &Store, path: &Path, timing: Timing, patient: bool) -> Result<Taken, TakeError> {
+pub async fn take_file(
+    desk: &Desk,
+    store: &Store,
+    path: &Path,
+    timing: Timing,
+    patient: bool,
+) -> Result<Taken, TakeError> {
     let unreadable = |source| TakeError::Unreadable { path: path.to_owned(), source };
     let document = read_document(path, desk.session_bytes).map_err(unreadable)?;
     Ok(take(desk, store, document, timing, patient).await?)
@@ -189,7 +196,12 @@ impl Watcher {
         Ok(())
     }
 
-    async fn take(&self, files: Vec<Seen>, done: &mut HashSet<[u8; 16]>, before: &mut HashMap<PathBuf, String>) -> Result<(), StoreError> {
+    async fn take(
+        &self,
+        files: Vec<Seen>,
+        done: &mut HashSet<[u8; 16]>,
+        before: &mut HashMap<PathBuf, String>,
+    ) -> Result<(), StoreError> {
         let is_patient = |file: &Seen| file.changed.elapsed().is_ok_and(|age| age < PATIENCE);
         let mut dealt_with = Vec::new();
         let mut failed = None;
@@ -217,7 +229,8 @@ impl Watcher {
                 return Err(error);
             }
             done.extend(dealt_with.iter().map(Seen::key));
-            let noted = dealt_with.drain(..).map(|file| (file.path.to_string_lossy().into_owned(), file.stamp));
+            let noted =
+                dealt_with.drain(..).map(|file| (file.path.to_string_lossy().into_owned(), file.stamp));
             self.store.note_files(self.desk.tenant.name.clone(), noted.collect()).await?;
         }
         Ok(())

@@ -107,8 +107,9 @@ impl Store {
     /// Notes that watched files are dealt with as they are now; each is a path and a stamp.
     pub async fn note_files(&self, tenant: String, files: Vec<(String, String)>) -> Result<(), StoreError> {
         self.write(move |connection| {
-            let mut note = connection
-                .prepare_cached("INSERT INTO files VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET stamp = excluded.stamp")?;
+            let mut note = connection.prepare_cached(
+                "INSERT INTO files VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET stamp = excluded.stamp",
+            )?;
             files.iter().try_for_each(|(path, stamp)| note.execute([&tenant, path, stamp]).map(drop))
         })
         .await
@@ -124,8 +125,15 @@ fn accept(connection: &Connection, accepted: &Accepted) -> rusqlite::Result<Acce
                 return Ok(Acceptance::Duplicate(delivery));
             }
             let history = history(connection, session.id)?;
-            let still_waits = |id| history.deliveries.iter().any(|past| past.id == id && past.state.may_become(State::Superseded));
-            if history.revisions != accepted.revisions || !accepted.supersedes.iter().copied().all(still_waits) {
+            let still_waits = |id| {
+                history
+                    .deliveries
+                    .iter()
+                    .any(|past| past.id == id && past.state.may_become(State::Superseded))
+            };
+            if history.revisions != accepted.revisions
+                || !accepted.supersedes.iter().copied().all(still_waits)
+            {
                 return Ok(Acceptance::OutOfDate(history));
             }
             if !matches!(accepted.planned, Planned::Nothing(_)) {
@@ -162,7 +170,8 @@ fn accept(connection: &Connection, accepted: &Accepted) -> rusqlite::Result<Acce
         "plan": plan,
         "detail": detail,
     });
-    let entry = Entry { event: Event::Accepted, at: accepted.now, session: Some(session.name), delivery, content };
+    let entry =
+        Entry { event: Event::Accepted, at: accepted.now, session: Some(session.name), delivery, content };
     append(connection, &accepted.key.tenant, Some(&session), &entry)?;
     Ok(Acceptance::Stored(delivery))
 }
@@ -194,7 +203,11 @@ fn update_ticket(connection: &Connection, session: i64, accepted: &Accepted) -> 
 }
 
 /// The delivery of a revision that is stored already; none when it is not stored.
-fn duplicate(connection: &Connection, session: i64, of: &Digest) -> rusqlite::Result<Option<Option<DeliveryId>>> {
+fn duplicate(
+    connection: &Connection,
+    session: i64,
+    of: &Digest,
+) -> rusqlite::Result<Option<Option<DeliveryId>>> {
     connection
         .prepare_cached(
             "SELECT (SELECT max(id) FROM deliveries WHERE session = ?1 AND revision = revisions.id) \
@@ -205,9 +218,11 @@ fn duplicate(connection: &Connection, session: i64, of: &Digest) -> rusqlite::Re
 }
 
 fn history(connection: &Connection, session: i64) -> rusqlite::Result<History> {
-    let mut revisions = connection.prepare_cached("SELECT updated_at, digest FROM revisions WHERE session = ?")?;
-    let revisions: Vec<(Timestamp, Digest)> =
-        revisions.query_map([session], |row| Ok((moment(row, 0)?, digest(row, 1)?)))?.collect::<Result<_, _>>()?;
+    let mut revisions =
+        connection.prepare_cached("SELECT updated_at, digest FROM revisions WHERE session = ?")?;
+    let revisions: Vec<(Timestamp, Digest)> = revisions
+        .query_map([session], |row| Ok((moment(row, 0)?, digest(row, 1)?)))?
+        .collect::<Result<_, _>>()?;
     let mut deliveries = connection.prepare_cached(
         "SELECT d.id, d.state, d.ticket, d.message_id, r.digest FROM deliveries d JOIN revisions r ON r.id = d.revision \
          WHERE d.session = ? ORDER BY d.id",
@@ -228,7 +243,12 @@ fn history(connection: &Connection, session: i64) -> rusqlite::Result<History> {
     })
 }
 
-fn insert_delivery(connection: &Connection, session: &SessionRow, revision: i64, accepted: &Accepted) -> rusqlite::Result<Option<DeliveryId>> {
+fn insert_delivery(
+    connection: &Connection,
+    session: &SessionRow,
+    revision: i64,
+    accepted: &Accepted,
+) -> rusqlite::Result<Option<DeliveryId>> {
     let (state, reason, due, message) = match &accepted.planned {
         Planned::Nothing(_) => return Ok(None),
         Planned::Message { message, due, waits_for } => {
@@ -259,8 +279,15 @@ fn insert_delivery(connection: &Connection, session: &SessionRow, revision: i64,
     let id = connection.last_insert_rowid();
     if let Some(message) = message {
         connection
-            .prepare_cached("INSERT INTO messages (delivery, envelope_from, digest, wire) VALUES (?, ?, ?, ?)")?
-            .execute(params![id, message.envelope_from.as_str(), Digest::of(&message.wire).0, message.wire])?;
+            .prepare_cached(
+                "INSERT INTO messages (delivery, envelope_from, digest, wire) VALUES (?, ?, ?, ?)",
+            )?
+            .execute(params![
+                id,
+                message.envelope_from.as_str(),
+                Digest::of(&message.wire).0,
+                message.wire
+            ])?;
     }
     Ok(Some(DeliveryId(id)))
 }
@@ -279,7 +306,13 @@ fn supersede(
         )?
         .execute(params![accepted.now.as_millisecond(), replaced.0, session.id])?;
     let content = json!({ "by": by.map(|by| by.0) });
-    let entry = Entry { event: Event::Superseded, at: accepted.now, session: Some(session.name), delivery: Some(replaced), content };
+    let entry = Entry {
+        event: Event::Superseded,
+        at: accepted.now,
+        session: Some(session.name),
+        delivery: Some(replaced),
+        content,
+    };
     append(connection, &accepted.key.tenant, Some(session), &entry)
 }
 
@@ -291,7 +324,12 @@ fn quarantine(connection: &Connection, quarantined: &Quarantined) -> rusqlite::R
         .execute(params![tenant, source, now.as_millisecond(), reason, of.0, raw])?;
     if new > 0 {
         let content = json!({ "source": source, "reason": reason, "digest": of.to_string() });
-        append(connection, tenant, None, &Entry { event: Event::Quarantined, at: *now, session: None, delivery: None, content })?;
+        append(
+            connection,
+            tenant,
+            None,
+            &Entry { event: Event::Quarantined, at: *now, session: None, delivery: None, content },
+        )?;
     }
     Ok(new > 0)
 }

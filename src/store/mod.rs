@@ -114,7 +114,8 @@ impl Store {
             connection.busy_timeout(Duration::from_secs(10))?;
             look(&connection)
         });
-        result.map_err(|source| StoreError::Database { path: Arc::clone(&self.path), source: Arc::new(source) })
+        result
+            .map_err(|source| StoreError::Database { path: Arc::clone(&self.path), source: Arc::new(source) })
     }
 
     /// The right to deliver from this store: one process at a time has it, and loses it with its life.
@@ -136,7 +137,8 @@ impl Store {
         self.write(|connection| {
             let fresh = random()?;
             connection.execute("INSERT OR IGNORE INTO settings VALUES ('token-secret', ?)", [&fresh[..]])?;
-            connection.query_row("SELECT value FROM settings WHERE name = 'token-secret'", [], |row| row.get(0))
+            connection
+                .query_row("SELECT value FROM settings WHERE name = 'token-secret'", [], |row| row.get(0))
         })
         .await
     }
@@ -189,8 +191,14 @@ struct SessionRow {
 }
 
 /// Appends one entry to the tenant's chain.
-fn append(connection: &Connection, tenant: &str, session: Option<&SessionRow>, entry: &Entry) -> rusqlite::Result<()> {
-    let mut last = connection.prepare_cached("SELECT number, hash FROM log WHERE tenant = ? ORDER BY number DESC LIMIT 1")?;
+fn append(
+    connection: &Connection,
+    tenant: &str,
+    session: Option<&SessionRow>,
+    entry: &Entry,
+) -> rusqlite::Result<()> {
+    let mut last = connection
+        .prepare_cached("SELECT number, hash FROM log WHERE tenant = ? ORDER BY number DESC LIMIT 1")?;
     let last = last.query_row([tenant], |row| Ok((row.get(0)?, digest(row, 1)?))).optional()?;
     let (number, previous): (i64, Digest) = last.unwrap_or((0, FIRST));
     let salt = session.map_or(&[][..], |session| &session.salt);
@@ -221,9 +229,13 @@ fn name(row: &Row<'_>, kind_at: usize) -> rusqlite::Result<SessionName> {
 }
 
 /// A column whose text is one of a closed list.
-fn word<T: std::str::FromStr<Err: std::error::Error + Send + Sync + 'static>>(row: &Row<'_>, at: usize) -> rusqlite::Result<T> {
+fn word<T: std::str::FromStr<Err: std::error::Error + Send + Sync + 'static>>(
+    row: &Row<'_>,
+    at: usize,
+) -> rusqlite::Result<T> {
     let text: String = row.get(at)?;
-    text.parse().map_err(|error: T::Err| rusqlite::Error::FromSqlConversionFailure(at, Type::Text, error.into()))
+    text.parse()
+        .map_err(|error: T::Err| rusqlite::Error::FromSqlConversionFailure(at, Type::Text, error.into()))
 }
 
 fn digest(row: &Row<'_>, at: usize) -> rusqlite::Result<Digest> {
@@ -232,7 +244,8 @@ fn digest(row: &Row<'_>, at: usize) -> rusqlite::Result<Digest> {
 
 fn moment(row: &Row<'_>, at: usize) -> rusqlite::Result<Timestamp> {
     let milliseconds = row.get(at)?;
-    Timestamp::from_millisecond(milliseconds).map_err(|error| rusqlite::Error::FromSqlConversionFailure(at, Type::Integer, error.into()))
+    Timestamp::from_millisecond(milliseconds)
+        .map_err(|error| rusqlite::Error::FromSqlConversionFailure(at, Type::Integer, error.into()))
 }
 
 fn optional_moment(row: &Row<'_>, at: usize) -> rusqlite::Result<Option<Timestamp>> {

@@ -34,24 +34,49 @@ pub struct Changed {
 
 impl Store {
     /// Does `change` to every delivery that the filter chooses, and says for each what came of it.
-    pub async fn change(&self, filter: Filter, change: Change, now: Timestamp) -> Result<Vec<Changed>, StoreError> {
+    pub async fn change(
+        &self,
+        filter: Filter,
+        change: Change,
+        now: Timestamp,
+    ) -> Result<Vec<Changed>, StoreError> {
         self.write(move |connection| {
             let rows = list(connection, &filter)?;
-            rows.iter().map(|row| one(connection, row.id, row.state, row.recipient.is_some(), change, now)).collect()
+            rows.iter()
+                .map(|row| one(connection, row.id, row.state, row.recipient.is_some(), change, now))
+                .collect()
         })
         .await
     }
 }
 
-fn one(connection: &Connection, id: DeliveryId, state: State, composed: bool, change: Change, now: Timestamp) -> rusqlite::Result<Changed> {
+fn one(
+    connection: &Connection,
+    id: DeliveryId,
+    state: State,
+    composed: bool,
+    change: Change,
+    now: Timestamp,
+) -> rusqlite::Result<Changed> {
     let (event, next, from): (_, _, &[State]) = match change {
         Change::Retry => {
-            let from = &[State::Pending, State::Deferred, State::Uncertain, State::Rejected, State::Expired, State::Cancelled];
+            let from = &[
+                State::Pending,
+                State::Deferred,
+                State::Uncertain,
+                State::Rejected,
+                State::Expired,
+                State::Cancelled,
+            ];
             (Event::Retried, State::Pending, from)
         }
         Change::Hold => (Event::Held, State::Held, &[State::Pending, State::Deferred, State::Uncertain]),
         Change::Release => (Event::Released, State::Pending, &[State::Held]),
-        Change::Cancel => (Event::Cancelled, State::Cancelled, &[State::Pending, State::Deferred, State::Uncertain, State::Held]),
+        Change::Cancel => (
+            Event::Cancelled,
+            State::Cancelled,
+            &[State::Pending, State::Deferred, State::Uncertain, State::Held],
+        ),
     };
     if !from.contains(&state) {
         return Ok(Changed { id, result: Err(format!("is {state}")) });
@@ -63,11 +88,24 @@ fn one(connection: &Connection, id: DeliveryId, state: State, composed: bool, ch
     let due = (next == State::Pending).then_some(now.as_millisecond());
     connection
         .prepare_cached("UPDATE deliveries SET state = ?, reason = ?, due = ?, changed_at = ? WHERE id = ?")?
-        .execute(params![next.as_str(), format!("{} by hand", event.as_str()), due, now.as_millisecond(), id.0])?;
+        .execute(params![
+            next.as_str(),
+            format!("{} by hand", event.as_str()),
+            due,
+            now.as_millisecond(),
+            id.0
+        ])?;
     let (tenant, session): (String, i64) =
-        connection.query_row("SELECT tenant, session FROM deliveries WHERE id = ?", [id.0], |row| Ok((row.get(0)?, row.get(1)?)))?;
+        connection.query_row("SELECT tenant, session FROM deliveries WHERE id = ?", [id.0], |row| {
+            Ok((row.get(0)?, row.get(1)?))
+        })?;
     let session = session_row(connection, session)?;
     let content = json!({ "from": state.as_str(), "to": next.as_str() });
-    append(connection, &tenant, Some(&session), &Entry { event, at: now, session: Some(session.name), delivery: Some(id), content })?;
+    append(
+        connection,
+        &tenant,
+        Some(&session),
+        &Entry { event, at: now, session: Some(session.name), delivery: Some(id), content },
+    )?;
     Ok(Changed { id, result: Ok(next) })
 }

@@ -185,7 +185,8 @@ impl Store {
     /// The whole chain of a tenant's log, oldest first.
     pub fn chain(&self, tenant: &str) -> Result<Vec<LogRow>, StoreError> {
         self.read(|connection| {
-            let mut chain = connection.prepare("SELECT number, record, content, hash FROM log WHERE tenant = ? ORDER BY number")?;
+            let mut chain = connection
+                .prepare("SELECT number, record, content, hash FROM log WHERE tenant = ? ORDER BY number")?;
             chain.query_map([tenant], log_row)?.collect()
         })
     }
@@ -193,7 +194,9 @@ impl Store {
     /// The bytes of a delivery's message; none where it has none.
     pub fn message(&self, id: DeliveryId) -> Result<Option<Vec<u8>>, StoreError> {
         self.read(|connection| {
-            connection.query_row("SELECT wire FROM messages WHERE delivery = ?", [id.0], |row| row.get(0)).optional()
+            connection
+                .query_row("SELECT wire FROM messages WHERE delivery = ?", [id.0], |row| row.get(0))
+                .optional()
         })
     }
 
@@ -212,7 +215,9 @@ impl Store {
 
     /// The bytes of one quarantined file.
     pub fn quarantined_bytes(&self, id: i64) -> Result<Option<Vec<u8>>, StoreError> {
-        self.read(|connection| connection.query_row("SELECT raw FROM quarantine WHERE id = ?", [id], |row| row.get(0)).optional())
+        self.read(|connection| {
+            connection.query_row("SELECT raw FROM quarantine WHERE id = ?", [id], |row| row.get(0)).optional()
+        })
     }
 
     /// How many deliveries of the tenant are in each state that is not over.
@@ -242,12 +247,22 @@ impl Store {
 const ATTEMPTS: &str = "SELECT a.delivery, a.number, a.began_at, a.ended_at, a.outcome, a.relay, a.tls, a.stage, a.code, a.answer \
     FROM attempts a JOIN deliveries d ON d.id = a.delivery WHERE d.session = ? ORDER BY a.delivery, a.number";
 
-fn all<T>(connection: &Connection, sql: &str, id: i64, row: fn(&Row<'_>) -> rusqlite::Result<T>) -> rusqlite::Result<Vec<T>> {
+fn all<T>(
+    connection: &Connection,
+    sql: &str,
+    id: i64,
+    row: fn(&Row<'_>) -> rusqlite::Result<T>,
+) -> rusqlite::Result<Vec<T>> {
     connection.prepare(sql)?.query_map([id], row)?.collect()
 }
 
 fn revision(row: &Row<'_>) -> rusqlite::Result<RevisionRow> {
-    Ok(RevisionRow { updated_at: moment(row, 0)?, digest: digest(row, 1)?, source: row.get(2)?, accepted_at: moment(row, 3)? })
+    Ok(RevisionRow {
+        updated_at: moment(row, 0)?,
+        digest: digest(row, 1)?,
+        source: row.get(2)?,
+        accepted_at: moment(row, 3)?,
+    })
 }
 
 fn attempt(row: &Row<'_>) -> rusqlite::Result<AttemptRow> {
@@ -283,7 +298,15 @@ pub(super) fn list(connection: &Connection, filter: &Filter) -> rusqlite::Result
     among("d.id", filter.ids.iter().map(|id| Value::Integer(id.0)).collect());
     among("d.tenant", text(&filter.tenant));
     among("s.kind", filter.session.iter().map(|session| Value::Text(session.kind.to_string())).collect());
-    among("s.number", filter.session.iter().filter_map(|session| i64::try_from(session.number).ok()).map(Value::Integer).collect());
+    among(
+        "s.number",
+        filter
+            .session
+            .iter()
+            .filter_map(|session| i64::try_from(session.number).ok())
+            .map(Value::Integer)
+            .collect(),
+    );
     among("d.ticket", text(&filter.ticket));
     among("d.target", text(&filter.recipient));
     among("d.state", filter.states.iter().map(|state| Value::Text(state.to_string())).collect());

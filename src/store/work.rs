@@ -61,7 +61,9 @@ impl Store {
     pub async fn next_due(&self, tenant: String) -> Result<Option<Timestamp>, StoreError> {
         self.write(move |connection| {
             connection
-                .prepare_cached("SELECT due FROM deliveries WHERE tenant = ? AND due IS NOT NULL ORDER BY due LIMIT 1")?
+                .prepare_cached(
+                    "SELECT due FROM deliveries WHERE tenant = ? AND due IS NOT NULL ORDER BY due LIMIT 1",
+                )?
                 .query_row([tenant], |row| moment(row, 0))
                 .optional()
         })
@@ -100,7 +102,11 @@ impl Store {
 
     /// Takes over what a process that died has left: leases return, attempts without an end are uncertain.
     /// Only for the holder of the delivery lock. Says how many attempts were uncertain.
-    pub async fn recover(&self, retries: BTreeMap<String, Retry>, now: Timestamp) -> Result<usize, StoreError> {
+    pub async fn recover(
+        &self,
+        retries: BTreeMap<String, Retry>,
+        now: Timestamp,
+    ) -> Result<usize, StoreError> {
         self.write(move |connection| recover(connection, &retries, now)).await
     }
 
@@ -124,7 +130,9 @@ fn begin(connection: &Connection, lease: Lease, now: Timestamp) -> rusqlite::Res
             "UPDATE deliveries SET state = 'sending', attempts = attempts + 1, changed_at = ? \
              WHERE id = ? AND lease = ? AND state = 'leased' RETURNING attempts, target",
         )?
-        .query_row(params![now.as_millisecond(), lease.delivery.0, lease.number], |row| Ok((row.get(0)?, row.get(1)?)))
+        .query_row(params![now.as_millisecond(), lease.delivery.0, lease.number], |row| {
+            Ok((row.get(0)?, row.get(1)?))
+        })
         .optional()?;
     let Some((attempt, recipient)) = begun else { return Ok(None) };
     connection
@@ -152,7 +160,13 @@ fn finish(
     let next = next(report, retry, lease.delivery, attempt, created, now);
     connection
         .prepare_cached("UPDATE deliveries SET state = ?, reason = ?, due = ?, changed_at = ? WHERE id = ?")?
-        .execute(params![next.state.as_str(), next.reason, next.due.map(Timestamp::as_millisecond), now.as_millisecond(), lease.delivery.0])?;
+        .execute(params![
+            next.state.as_str(),
+            next.reason,
+            next.due.map(Timestamp::as_millisecond),
+            now.as_millisecond(),
+            lease.delivery.0
+        ])?;
     connection
         .prepare_cached(
             "UPDATE attempts SET ended_at = ?, outcome = ?, relay = ?, tls = ?, stage = ?, code = ?, answer = ? \
@@ -181,16 +195,32 @@ fn finish(
         "answer": report.text,
         "state": next.state.as_str(),
     });
-    let entry = Entry { event: Event::Attempted, at: now, session: Some(session.name), delivery: Some(lease.delivery), content };
+    let entry = Entry {
+        event: Event::Attempted,
+        at: now,
+        session: Some(session.name),
+        delivery: Some(lease.delivery),
+        content,
+    };
     append(connection, &tenant, Some(&session), &entry)?;
     Ok(Some(next))
 }
 
-fn recover(connection: &Connection, retries: &BTreeMap<String, Retry>, now: Timestamp) -> rusqlite::Result<usize> {
-    connection.execute("UPDATE deliveries SET state = 'pending', due = ? WHERE state = 'leased'", [now.as_millisecond()])?;
-    let mut begun = connection.prepare("SELECT id, lease, attempts, tenant FROM deliveries WHERE state = 'sending' ORDER BY id")?;
+fn recover(
+    connection: &Connection,
+    retries: &BTreeMap<String, Retry>,
+    now: Timestamp,
+) -> rusqlite::Result<usize> {
+    connection.execute(
+        "UPDATE deliveries SET state = 'pending', due = ? WHERE state = 'leased'",
+        [now.as_millisecond()],
+    )?;
+    let mut begun = connection
+        .prepare("SELECT id, lease, attempts, tenant FROM deliveries WHERE state = 'sending' ORDER BY id")?;
     let begun: Vec<(Lease, u32, String)> = begun
-        .query_map([], |row| Ok((Lease { delivery: DeliveryId(row.get(0)?), number: row.get(1)? }, row.get(2)?, row.get(3)?)))?
+        .query_map([], |row| {
+            Ok((Lease { delivery: DeliveryId(row.get(0)?), number: row.get(1)? }, row.get(2)?, row.get(3)?))
+        })?
         .collect::<Result<_, _>>()?;
     for (lease, attempt, tenant) in &begun {
         let report = Report {
@@ -202,8 +232,14 @@ fn recover(connection: &Connection, retries: &BTreeMap<String, Retry>, now: Time
             text: "the program ended during the attempt".to_owned(),
         };
         // A tenant that is no longer configured keeps its mail until a person decides.
-        let hold = Retry { first: jiff::SignedDuration::ZERO, longest: jiff::SignedDuration::ZERO, give_up_after: jiff::SignedDuration::MAX, resend_uncertain: false };
-        let retry = retries.get(tenant).map_or(hold, |retry| Retry { first: jiff::SignedDuration::ZERO, ..*retry });
+        let hold = Retry {
+            first: jiff::SignedDuration::ZERO,
+            longest: jiff::SignedDuration::ZERO,
+            give_up_after: jiff::SignedDuration::MAX,
+            resend_uncertain: false,
+        };
+        let retry =
+            retries.get(tenant).map_or(hold, |retry| Retry { first: jiff::SignedDuration::ZERO, ..*retry });
         finish(connection, *lease, *attempt, &report, &retry, now)?;
     }
     Ok(begun.len())

@@ -65,7 +65,10 @@ fn work(connection: &Connection, path: &Arc<PathBuf>, mut queue: mpsc::Receiver<
     }
 }
 
-fn in_savepoint<T>(connection: &Connection, work: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> rusqlite::Result<T> {
+fn in_savepoint<T>(
+    connection: &Connection,
+    work: impl FnOnce(&Connection) -> rusqlite::Result<T>,
+) -> rusqlite::Result<T> {
     connection.prepare_cached("SAVEPOINT work")?.execute([])?;
     let result = work(connection);
     if result.is_err() {

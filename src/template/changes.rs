@@ -44,7 +44,9 @@ const MAX_CHARACTERS: usize = 120;
 pub fn changes(before: &Value, after: &Value, language: &Language) -> Value {
     let rows = COMPARED.iter().filter_map(|(name, place, show)| {
         let [before, after] = [before, after].map(|view| written(view.pointer(place), *show, language));
-        (before != after).then(|| json!({ "name": name, "before": before, "after": after.unwrap_or_else(|| "–".to_owned()) }))
+        (before != after).then(
+            || json!({ "name": name, "before": before, "after": after.unwrap_or_else(|| "–".to_owned()) }),
+        )
     });
     rows.collect()
 }
@@ -53,7 +55,9 @@ pub fn changes(before: &Value, after: &Value, language: &Language) -> Value {
 fn written(value: Option<&Value>, show: Show, language: &Language) -> Option<String> {
     let value = value?;
     if let Some(entries) = value.as_array() {
-        let names = entries.iter().filter_map(|entry| ["code", "name", "to"].iter().find_map(|key| text(entry.get(key))));
+        let names = entries
+            .iter()
+            .filter_map(|entry| ["code", "name", "to"].iter().find_map(|key| text(entry.get(key))));
         let list = names.collect::<Vec<_>>().join(", ");
         return Some(shorten(&list)).filter(|list| !list.is_empty());
     }
@@ -62,9 +66,9 @@ fn written(value: Option<&Value>, show: Show, language: &Language) -> Option<Str
         Show::Plain => shorten(&plain),
         Show::Word(set) => language.word(set, &plain).to_owned(),
         Show::Duration => plain.parse().map_or(plain, |seconds| language.duration(seconds)),
-        Show::Time => {
-            Stamp::parse(&plain).and_then(|stamp| language.date_time(stamp.local, stamp.offset)).unwrap_or(plain)
-        }
+        Show::Time => Stamp::parse(&plain)
+            .and_then(|stamp| language.date_time(stamp.local, stamp.offset))
+            .unwrap_or(plain),
     })
 }
 

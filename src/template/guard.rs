@@ -35,7 +35,10 @@ pub fn compile(source: &str, is_helper: &dyn Fn(&str) -> bool) -> Result<Templat
         return refuse(format!("{} bytes are more than the limit of {MAX_BYTES}", source.len()));
     }
     if let Some(line) = too_deep(source) {
-        return Err(Refusal { line: Some(line), reason: format!("blocks or brackets are nested more than {MAX_DEPTH} deep") });
+        return Err(Refusal {
+            line: Some(line),
+            reason: format!("blocks or brackets are nested more than {MAX_DEPTH} deep"),
+        });
     }
     let template = Template::compile(source).map_err(|error| {
         let line = error.pos().map(|(line, _)| line);
@@ -75,22 +78,28 @@ struct Walk<'a> {
 impl Walk<'_> {
     fn template(&self, template: &Template, loops: usize) -> Result<(), Refusal> {
         template.elements.iter().zip(&template.mapping).try_for_each(|(element, at)| {
-            self.element(element, loops).map_err(|refusal| Refusal { line: refusal.line.or(Some(at.0)), ..refusal })
+            self.element(element, loops)
+                .map_err(|refusal| Refusal { line: refusal.line.or(Some(at.0)), ..refusal })
         })
     }
 
     fn element(&self, element: &TemplateElement, loops: usize) -> Result<(), Refusal> {
         match element {
             TemplateElement::RawString(_) | TemplateElement::Comment(_) => Ok(()),
-            TemplateElement::Expression(helper) | TemplateElement::HelperBlock(helper) => self.helper(helper, loops),
+            TemplateElement::Expression(helper) | TemplateElement::HelperBlock(helper) => {
+                self.helper(helper, loops)
+            }
             TemplateElement::HtmlExpression(_) => {
                 refuse("{{{...}}} and {{&...}} write text of a session without escaping it; use {{...}}")
             }
-            TemplateElement::PartialExpression(partial) | TemplateElement::PartialBlock(partial) => {
-                refuse(format!("{{{{> {}}}}}: partials are not available; a template is one file", name_of(partial)))
-            }
+            TemplateElement::PartialExpression(partial) | TemplateElement::PartialBlock(partial) => refuse(
+                format!("{{{{> {}}}}}: partials are not available; a template is one file", name_of(partial)),
+            ),
             TemplateElement::DecoratorExpression(decorator) | TemplateElement::DecoratorBlock(decorator) => {
-                refuse(format!("{{{{* {}}}}}: decorators and inline partials are not available", name_of(decorator)))
+                refuse(format!(
+                    "{{{{* {}}}}}: decorators and inline partials are not available",
+                    name_of(decorator)
+                ))
             }
             _ => refuse("this kind of expression is not available"),
         }
@@ -111,7 +120,10 @@ impl Walk<'_> {
                 self.element(&inner.element, loops)?;
             }
         }
-        [&helper.template, &helper.inverse].into_iter().flatten().try_for_each(|inner| self.template(inner, loops))
+        [&helper.template, &helper.inverse]
+            .into_iter()
+            .flatten()
+            .try_for_each(|inner| self.template(inner, loops))
     }
 }
 
@@ -133,17 +145,33 @@ mod tests {
         let brackets = |depth: usize| format!("{{{{eq {} a{}}}}}", "(eq a ".repeat(depth), ")".repeat(depth));
         let table = [
             ("a partial that includes itself", "{{> self}}".to_owned(), "partials are not available"),
-            ("a partial named by data", "{{> (lookup this 'name')}}".to_owned(), "partials are not available"),
+            (
+                "a partial named by data",
+                "{{> (lookup this 'name')}}".to_owned(),
+                "partials are not available",
+            ),
             ("a partial block", "{{#> layout}}x{{/layout}}".to_owned(), "partials are not available"),
-            ("an inline partial", "{{#*inline \"r\"}}{{> r}}{{/inline}}{{> r}}".to_owned(), "inline partials are not available"),
+            (
+                "an inline partial",
+                "{{#*inline \"r\"}}{{> r}}{{/inline}}{{> r}}".to_owned(),
+                "inline partials are not available",
+            ),
             ("1,600 blocks", block(1600), "nested more than 50 deep"),
             ("1,600 sub-expressions", brackets(1600), "nested more than 50 deep"),
             ("51 blocks", block(51), "nested more than 50 deep"),
-            ("four loops", "{{#each a}}{{#each b}}{{#each c}}{{#each d}}{{/each}}{{/each}}{{/each}}{{/each}}".to_owned(), "each is nested more than 3 deep"),
+            (
+                "four loops",
+                "{{#each a}}{{#each b}}{{#each c}}{{#each d}}{{/each}}{{/each}}{{/each}}{{/each}}".to_owned(),
+                "each is nested more than 3 deep",
+            ),
             ("unescaped output", "{{{a}}}".to_owned(), "without escaping"),
             ("unescaped output by &", "{{& a}}".to_owned(), "without escaping"),
             ("an unknown helper", "{{#if a}}{{shout a}}{{/if}}".to_owned(), "there is no helper \"shout\""),
-            ("an unknown helper in brackets", "{{#if (shout a)}}{{/if}}".to_owned(), "there is no helper \"shout\""),
+            (
+                "an unknown helper in brackets",
+                "{{#if (shout a)}}{{/if}}".to_owned(),
+                "there is no helper \"shout\"",
+            ),
             ("an unknown block", "{{#shout}}{{/shout}}".to_owned(), "there is no helper \"shout\""),
             ("a huge template", "x".repeat(MAX_BYTES + 1), "more than the limit"),
             ("a fault of syntax", "{{#if a}}".to_owned(), ""),

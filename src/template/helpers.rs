@@ -45,8 +45,19 @@ impl HelperDef for ValueHelper {
 
 /// The names of all helpers of ours.
 pub const NAMES: [&str; 13] = [
-    "any", "block", "count", "datetime", "direction", "duration", "heading", "label", "language", "link", "number",
-    "title", "word",
+    "any",
+    "block",
+    "count",
+    "datetime",
+    "direction",
+    "duration",
+    "heading",
+    "label",
+    "language",
+    "link",
+    "number",
+    "title",
+    "word",
 ];
 
 /// Whether at least one of the parameters is given.
@@ -71,7 +82,8 @@ impl HelperDef for Any {
 
 /// Registers every helper for one language and form.
 pub fn register(engine: &mut Handlebars<'_>, form: Form, language: &Arc<Language>, zone: Option<&TimeZone>) {
-    let mut add = |name: &str, function: Function| engine.register_helper(name, Box::new(ValueHelper(function)));
+    let mut add =
+        |name: &str, function: Function| engine.register_helper(name, Box::new(ValueHelper(function)));
     let speaks = Arc::clone(language);
     add("label", Box::new(move |of| label(&speaks, &of(0)?, form)));
     let speaks = Arc::clone(language);
@@ -190,8 +202,14 @@ mod tests {
             ("{{number n}}", "1,234,567.5"),
             ("{{word \"status\" \"finished\"}} {{word \"status\" \"<new>\"}}", "Finished &lt;new&gt;"),
             ("{{count \"more\" 2}}", "2 more in the attachment"),
-            ("{{label \"status\"}}|{{title \"title_call\" 7}}|{{language}}|{{direction}}", "Status|Call 7|en|ltr"),
-            ("{{link u}}", "<a href=\"https://a.example/?b&#x3D;&quot;c&quot;&amp;d\">https://a.example/?b&#x3D;&quot;c&quot;&amp;d</a>"),
+            (
+                "{{label \"status\"}}|{{title \"title_call\" 7}}|{{language}}|{{direction}}",
+                "Status|Call 7|en|ltr",
+            ),
+            (
+                "{{link u}}",
+                "<a href=\"https://a.example/?b&#x3D;&quot;c&quot;&amp;d\">https://a.example/?b&#x3D;&quot;c&quot;&amp;d</a>",
+            ),
             ("{{link \"javascript:alert(1)\"}}", "javascript:alert(1)"),
             ("{{block \"<b>\\n2\"}}", "&lt;b&gt;<br>\n2"),
         ];
@@ -204,16 +222,28 @@ mod tests {
     fn a_null_or_missing_value_writes_nothing() {
         for helper in ["datetime", "duration", "number", "link", "block", "label", "heading"] {
             for value in ["none", "no.such.name"] {
-                let written = render(Form::Html, &format!("{{{{{helper} {value}}}}}"), &json!({"none": null}));
+                let written =
+                    render(Form::Html, &format!("{{{{{helper} {value}}}}}"), &json!({"none": null}));
                 assert_eq!(written, "", "{helper} {value}");
             }
         }
-        assert_eq!(render(Form::Html, "{{word \"status\" none}}{{count \"more\" none}}{{title \"x\" none}}", &json!({})), "");
+        assert_eq!(
+            render(
+                Form::Html,
+                "{{word \"status\" none}}{{count \"more\" none}}{{title \"x\" none}}",
+                &json!({})
+            ),
+            ""
+        );
     }
 
     #[test]
     fn in_a_text_body_labels_line_up_and_lines_are_fenced() {
-        let written = render(Form::Text, "{{label \"status\"}}x\n{{block note}}", &json!({"note": "a\nStatus: Closed <b>"}));
+        let written = render(
+            Form::Text,
+            "{{label \"status\"}}x\n{{block note}}",
+            &json!({"note": "a\nStatus: Closed <b>"}),
+        );
         assert_eq!(written, "Status:                   x\n  | a\n  | Status: Closed <b>\n");
     }
 }

@@ -29,8 +29,10 @@ pub const SHIPPED: [(&str, &str); 3] = [
 ];
 
 /// The languages that ship.
-const SHIPPED_LANGUAGES: [(&str, &str); 2] =
-    [("en", include_str!("../../templates/lang/en.toml")), ("de", include_str!("../../templates/lang/de.toml"))];
+const SHIPPED_LANGUAGES: [(&str, &str); 2] = [
+    ("en", include_str!("../../templates/lang/en.toml")),
+    ("de", include_str!("../../templates/lang/de.toml")),
+];
 
 /// The most octets that one body may have.
 const MAX_OUTPUT: usize = 2_000_000;
@@ -108,7 +110,10 @@ impl Templates {
         let templates = Self { by_language, default: default.to_owned() };
         if problems.is_empty() && templates.find(default).is_none() {
             let file = folder.unwrap_or(Path::new("templates")).join("lang");
-            problems.push(Problem::of_file(&file, format_args!("there is no language {default:?}; add lang/{default}.toml")));
+            problems.push(Problem::of_file(
+                &file,
+                format_args!("there is no language {default:?}; add lang/{default}.toml"),
+            ));
         }
         problems.dedup();
         if problems.is_empty() { Ok(templates) } else { Err(problems) }
@@ -136,7 +141,8 @@ impl Templates {
             Ok(clean(&String::from_utf8_lossy(&buffer.0)))
         };
         let subject = write(&compiled.text, 0)?;
-        let subject = subject.split_whitespace().collect::<Vec<_>>().join(" ").chars().take(MAX_SUBJECT).collect();
+        let subject =
+            subject.split_whitespace().collect::<Vec<_>>().join(" ").chars().take(MAX_SUBJECT).collect();
         Ok(Rendered {
             language: compiled.language.tag().to_owned(),
             subject,
@@ -177,10 +183,13 @@ impl Compiled {
         let before = problems.len();
         for (name, shipped) in SHIPPED {
             let engine = if name.ends_with(".html.hbs") { &mut html } else { &mut text };
-            let (file, source) = own_file(folder, language.tag(), name, problems).unwrap_or_else(|| (PathBuf::from(name), shipped.to_owned()));
+            let (file, source) = own_file(folder, language.tag(), name, problems)
+                .unwrap_or_else(|| (PathBuf::from(name), shipped.to_owned()));
             match guard::compile(&source, &is_helper) {
                 Ok(template) => engine.register_template(name, template),
-                Err(refusal) => problems.push(Problem { line: refusal.line, ..Problem::of_file(&file, refusal) }),
+                Err(refusal) => {
+                    problems.push(Problem { line: refusal.line, ..Problem::of_file(&file, refusal) });
+                }
             }
         }
         (problems.len() == before).then_some(Self { language, text, html })
@@ -195,21 +204,29 @@ fn is_helper(name: &str) -> bool {
 }
 
 /// A tenant's own file of that name: `TAG/NAME` for one language, else `NAME`.
-fn own_file(folder: Option<&Path>, tag: &str, name: &str, problems: &mut Vec<Problem>) -> Option<(PathBuf, String)> {
+fn own_file(
+    folder: Option<&Path>,
+    tag: &str,
+    name: &str,
+    problems: &mut Vec<Problem>,
+) -> Option<(PathBuf, String)> {
     let folder = folder?;
-    [folder.join(tag).join(name), folder.join(name)].into_iter().find_map(|file| match std::fs::read_to_string(&file) {
-        Ok(source) => Some((file, source)),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => None,
-        Err(error) => {
-            problems.push(Problem::of_file(&file, error));
-            None
-        }
-    })
+    [folder.join(tag).join(name), folder.join(name)].into_iter().find_map(
+        |file| match std::fs::read_to_string(&file) {
+            Ok(source) => Some((file, source)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            Err(error) => {
+                problems.push(Problem::of_file(&file, error));
+                None
+            }
+        },
+    )
 }
 
 /// The language files by tag: the shipped ones, then those of the folder, which replace them.
 fn languages(folder: Option<&Path>, problems: &mut Vec<Problem>) -> Vec<(String, PathBuf, String)> {
-    let shipped = SHIPPED_LANGUAGES.map(|(tag, source)| (tag.to_owned(), (PathBuf::from(tag), source.to_owned())));
+    let shipped =
+        SHIPPED_LANGUAGES.map(|(tag, source)| (tag.to_owned(), (PathBuf::from(tag), source.to_owned())));
     let mut found = BTreeMap::from(shipped);
     let entries = folder.and_then(|folder| std::fs::read_dir(folder.join("lang")).ok());
     for file in entries.into_iter().flatten().flatten().map(|entry| entry.path()) {
@@ -271,14 +288,18 @@ mod tests {
         let rendered = templates.render(Some("en"), &view).unwrap();
         assert!(!rendered.subject.contains('\n'), "{}", rendered.subject);
         for body in [&rendered.subject, &rendered.text, &rendered.html] {
-            let stray = body.chars().find(|c| (c.is_control() && !matches!(c, '\n' | '\t')) || matches!(c, '\u{202e}' | '\u{2066}'));
+            let stray = body.chars().find(|c| {
+                (c.is_control() && !matches!(c, '\n' | '\t')) || matches!(c, '\u{202e}' | '\u{2066}')
+            });
             assert_eq!(stray, None);
         }
         let lower = rendered.html.to_ascii_lowercase();
         for markup in ["<script", "<img", "href=\"javascript"] {
             assert!(!lower.contains(markup), "{markup} got through");
         }
-        let commands = rendered.text.lines().filter(|line| line.starts_with("Status: ") && line.contains("Closed") || line.starts_with('#') || *line == ".");
+        let commands = rendered.text.lines().filter(|line| {
+            line.starts_with("Status: ") && line.contains("Closed") || line.starts_with('#') || *line == "."
+        });
         assert_eq!(commands.collect::<Vec<_>>(), Vec::<&str>::new());
         assert!(rendered.text.contains("30 more in the attachment"), "{}", rendered.text);
     }
@@ -286,7 +307,13 @@ mod tests {
     #[test]
     fn the_language_follows_the_session_then_the_tenant() {
         let templates = Templates::load(None, "de", None, Missing::Nothing).unwrap();
-        let table = [(Some("de-CH"), "de"), (Some("en_GB"), "en"), (Some("ja"), "de"), (None, "de"), (Some(""), "de")];
+        let table = [
+            (Some("de-CH"), "de"),
+            (Some("en_GB"), "en"),
+            (Some("ja"), "de"),
+            (None, "de"),
+            (Some(""), "de"),
+        ];
         for (lang, tag) in table {
             assert_eq!(templates.language(lang).tag(), tag, "{lang:?}");
         }
@@ -316,14 +343,23 @@ mod tests {
         std::fs::create_dir(folder.path().join("update")).unwrap();
         std::fs::write(folder.path().join("update/body.txt.hbs"), "fine\n{{> footer}}\n").unwrap();
         let problems = Templates::load(Some(folder.path()), "en", None, Missing::Failure).unwrap_err();
-        assert!(problems[0].to_string().ends_with("update/body.txt.hbs:2: {{> footer}}: partials are not available; a template is one file"), "{problems:?}");
+        assert!(
+            problems[0].to_string().ends_with(
+                "update/body.txt.hbs:2: {{> footer}}: partials are not available; a template is one file"
+            ),
+            "{problems:?}"
+        );
     }
 
     #[test]
     fn a_missing_name_fails_the_check_and_never_a_mail() {
         let folder = tempfile::tempdir().unwrap();
         std::fs::create_dir(folder.path().join("update")).unwrap();
-        std::fs::write(folder.path().join("update/subject.txt.hbs"), "a{{sesion.id}}b{{datetime times.none}}").unwrap();
+        std::fs::write(
+            folder.path().join("update/subject.txt.hbs"),
+            "a{{sesion.id}}b{{datetime times.none}}",
+        )
+        .unwrap();
         let load = |missing| Templates::load(Some(folder.path()), "en", None, missing).unwrap();
         let failure = load(Missing::Failure).render(None, &view_of("call-50112.json")).unwrap_err();
         assert!(std::error::Error::source(&failure).unwrap().to_string().contains("sesion"));
