@@ -31,7 +31,7 @@ pub struct Unusable {
 }
 
 impl Unusable {
-    fn new(stage: Stage, reason: &impl std::fmt::Display) -> Self {
+    fn new(stage: Stage, reason: &dyn std::fmt::Display) -> Self {
         Self { stage, code: None, text: reason.to_string() }
     }
 }
@@ -106,7 +106,7 @@ async fn start_tls(
     if hello.keyword("STARTTLS").is_none() {
         return Err(Unusable::new(
             Stage::Tls,
-            "the relay does not offer STARTTLS, and the tenant requires it",
+            &"the relay does not offer STARTTLS, and the tenant requires it",
         ));
     }
     let reply = within(relay, Stage::Tls, command(&mut stream, "STARTTLS")).await?;
