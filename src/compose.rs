@@ -15,7 +15,7 @@ use lettre::message::{Body, Mailbox, MultiPart, SinglePart};
 use crate::address::{Address, BadAddress};
 use crate::config::profile::{ReplyTo, fill};
 use crate::config::tenant::Tenant;
-use crate::ids::{Digest, SessionKey};
+use crate::ids::{Digest, SessionKey, SessionName};
 use crate::plan::Mail;
 use crate::template::Rendered;
 use crate::token::TokenKey;
@@ -68,8 +68,8 @@ pub enum ComposeError {
 }
 
 /// The name of the attachment: `call-41207.json`.
-pub fn attachment_name(session: &SessionKey) -> String {
-    format!("{}.json", session.name)
+pub fn attachment_name(session: SessionName) -> String {
+    format!("{session}.json")
 }
 
 /// Whether a session file of `raw_bytes` octets fits into a message of at most `limit`.
@@ -185,7 +185,7 @@ fn text_part(kind: ContentType, text: &str) -> Result<SinglePart, Box<dyn std::e
 fn attachment(parts: &Parts<'_>) -> Result<SinglePart, Box<dyn std::error::Error + Send + Sync>> {
     let body = Body::new_with_encoding(parts.raw.to_vec(), ContentTransferEncoding::Base64)
         .map_err(|_| "the attachment cannot be encoded")?;
-    let disposition = ContentDisposition::attachment(&attachment_name(parts.session));
+    let disposition = ContentDisposition::attachment(&attachment_name(parts.session.name));
     Ok(SinglePart::builder().header(ContentType::parse("application/json")?).header(disposition).body(body))
 }
 
@@ -226,7 +226,7 @@ mod tests {
     use super::*;
     use crate::config::profile::{Profile, SHIPPED};
     use crate::config::tenant::{Overrides, parse};
-    use crate::ids::{Kind, SessionName};
+    use crate::ids::Kind;
 
     fn tenant(profile: &str) -> Tenant {
         let source = format!(
@@ -357,8 +357,8 @@ mod tests {
         #[test]
         fn no_text_makes_an_unsafe_message_or_another_header(subject in ".{0,120}", text in "(?s).{0,2000}", raw in proptest::collection::vec(any::<u8>(), 0..600)) {
             let tenant = tenant("name = \"generic\"");
-            let rendered = crate::template::clean(&subject).replace('\n', " ");
-            let composed = composed(&tenant, &mail(&[]), &raw, &rendered, &crate::template::clean(&text));
+            let rendered = crate::template::clean(subject).replace('\n', " ");
+            let composed = composed(&tenant, &mail(&[]), &raw, &rendered, &crate::template::clean(text));
             prop_assert_eq!(wire_fault(&composed.wire), None);
             let message = MessageParser::default().parse(&composed.wire).unwrap();
             let names: Vec<_> = message.headers().iter().map(mail_parser::Header::name).collect();

@@ -104,7 +104,10 @@ pub fn main() -> ExitCode {
 fn run(arguments: Arguments) -> anyhow::Result<Exit> {
     let Arguments { common, command } = arguments;
     let serving = matches!(command, Command::Serve(_));
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start")?;
+    // Rendering is work for the processor: more threads than it has only cost memory.
+    let cores = std::thread::available_parallelism().map_or(2, usize::from);
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    let runtime = builder.max_blocking_threads(cores + 2).enable_all().build().context("cannot start")?;
     runtime.block_on(async {
         match command {
             Command::Demo(arguments) => {

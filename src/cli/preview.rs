@@ -14,6 +14,7 @@ use crate::config::Config;
 use crate::flow::desk::Desk;
 use crate::flow::intake::{self, Document};
 use crate::flow::watch::read_document;
+use crate::ids::SessionName;
 use crate::session::{Reading, Session, read};
 use crate::template::Rendered;
 
@@ -43,9 +44,10 @@ pub(super) async fn run(config: &Config, arguments: &Arguments) -> anyhow::Resul
         read_document(file, desk.session_bytes).with_context(|| format!("cannot read {}", file.display()))?;
     let mut session = session(&desk, &document).with_context(|| file.display().to_string())?;
     session.lang = arguments.lang.clone().or(session.lang);
-    let (rendered, composed) = draft(&desk, &session, &document)?;
+    let name = session.name;
+    let (rendered, composed) = draft(&desk, session, &document)?;
     if arguments.open {
-        open(&rendered.html, &session)?;
+        open(&rendered.html, name)?;
     } else if arguments.html {
         io::stdout().write_all(rendered.html.as_bytes())?;
     } else {
@@ -65,7 +67,7 @@ pub(super) fn session(desk: &Desk, document: &Document) -> anyhow::Result<Sessio
 /// The mail of a session.
 pub(super) fn draft(
     desk: &Desk,
-    session: &Session,
+    session: Session,
     document: &Document,
 ) -> anyhow::Result<(Rendered, Composed)> {
     intake::draft(desk, session, &document.bytes).map_err(anyhow::Error::msg)
@@ -91,9 +93,8 @@ pub(super) fn write_mail(out: &mut dyn Write, wire: &[u8]) -> anyhow::Result<()>
     Ok(())
 }
 
-fn open(html: &str, session: &Session) -> anyhow::Result<()> {
-    let file =
-        std::env::temp_dir().join(format!("aftercall-preview-{}-{}.html", session.name, std::process::id()));
+fn open(html: &str, name: SessionName) -> anyhow::Result<()> {
+    let file = std::env::temp_dir().join(format!("aftercall-preview-{}-{}.html", name, std::process::id()));
     std::fs::write(&file, html).with_context(|| format!("cannot write {}", file.display()))?;
     let opener = if cfg!(target_os = "macos") { "open" } else { "xdg-open" };
     let opened = Command::new(opener).arg(&file).stdout(Stdio::null()).stderr(Stdio::null()).spawn();

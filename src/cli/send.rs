@@ -142,7 +142,11 @@ fn documents(files: &[PathBuf], limit: usize) -> impl Iterator<Item = anyhow::Re
                 .take(limit as u64 + 1)
                 .read_to_end(&mut bytes)
                 .context("cannot read standard input")?;
-            return Ok(Document { name: String::new(), source: "standard input".to_owned(), bytes });
+            return Ok(Document {
+                name: String::new(),
+                source: "standard input".to_owned(),
+                bytes: bytes.into(),
+            });
         }
         read_document(&file, limit).with_context(|| format!("cannot read {}", file.display()))
     })
@@ -267,7 +271,7 @@ async fn dry_run(config: &Config, tenant: &Tenant, arguments: &Arguments) -> any
     for document in documents(&arguments.files, desk.session_bytes) {
         let document = document?;
         let written =
-            preview::session(&desk, &document).and_then(|session| preview::draft(&desk, &session, &document));
+            preview::session(&desk, &document).and_then(|session| preview::draft(&desk, session, &document));
         match (written, &arguments.out) {
             (Ok((_, composed)), Some(folder)) => {
                 std::fs::create_dir_all(folder)?;

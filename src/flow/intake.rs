@@ -27,7 +27,7 @@ pub struct Document {
     /// Where it came from, for people.
     pub source: String,
     /// Its bytes.
-    pub bytes: Vec<u8>,
+    pub bytes: Arc<Vec<u8>>,
 }
 
 /// What became of a file.
@@ -64,43 +64,31 @@ pub async fn take(
     timing: Timing,
     patient: bool,
 ) -> Result<Taken, IntakeError> {
-    let name = document.name.clone();
-    let limit = desk.session_bytes;
-    let (reading, document) =
-        on_worker(&name, move || (read(&document.bytes, &document.name, limit), document)).await?;
-    let session = match reading {
-        Ok(Reading::Session(session)) => Arc::<Session>::from(session),
-        Ok(Reading::Other(what)) => return Ok(Taken::Other(what)),
-        Err(fault) if fault.incomplete && patient => return Ok(Taken::Incomplete(fault)),
-        Err(fault) => return quarantine(desk, store, document, fault).await,
-    };
-    let key = SessionKey {
-        tenant: desk.tenant.name.clone(),
-        instance: desk.tenant.instance.clone(),
-        name: session.name,
-    };
-    let digest = Digest::of(&document.bytes);
+    let document = Arc::new(document);
     let (mut history, mut followed) = (History::default(), None);
     loop {
-        if let Some(wanted) = followed_revision(desk, &session, &digest, &history, timing) {
-            followed = store.revision(key.clone(), wanted).await?;
-        }
-        let work = Revision {
-            desk: desk.clone(),
-            key: key.clone(),
-            session: Arc::clone(&session),
-            digest,
-            followed: followed.take(),
+        let work = Work { desk: desk.clone(), document: Arc::clone(&document), history, followed, timing };
+        let step = on_worker(&document.name, move || work.step()).await?;
+        let accepted = match step {
+            Ok(Step::Accept(accepted)) => accepted,
+            Ok(Step::Compare { key, with, history: known }) => {
+                followed = store.revision(key, with).await?.map(|raw| (with, raw));
+                history = known;
+                continue;
+            }
+            Ok(Step::Other(what)) => return Ok(Taken::Other(what)),
+            Err(fault) if fault.incomplete && patient => return Ok(Taken::Incomplete(fault)),
+            Err(fault) => return quarantine(desk, store, &document, fault).await,
         };
-        let (document, known) = (document.clone(), history.clone());
-        let accepted = on_worker(&name, move || work.accepted(document, &known, timing)).await?;
-        match store.accept(accepted).await? {
+        let key = accepted.key.clone();
+        match store.accept(*accepted).await? {
             Acceptance::Stored(delivery) => {
-                info!(tenant = key.tenant, session = %key.name, delivery = delivery.map(|id| id.0), "accepted a revision");
+                let delivered = delivery.map(|id| id.0);
+                info!(tenant = key.tenant, session = %key.name, delivery = delivered, "accepted a revision");
                 return Ok(Taken::Stored(key, delivery));
             }
             Acceptance::Duplicate(delivery) => return Ok(Taken::Known(key, delivery)),
-            Acceptance::OutOfDate(newer) => history = newer,
+            Acceptance::OutOfDate(newer) => (history, followed) = (newer, None),
         }
     }
 }
@@ -116,84 +104,87 @@ async fn on_worker<T: Send + 'static>(
 async fn quarantine(
     desk: &Desk,
     store: &Store,
-    document: Document,
+    document: &Document,
     fault: Fault,
 ) -> Result<Taken, IntakeError> {
     let tenant = desk.tenant.name.clone();
-    let mut raw = document.bytes;
+    let mut raw = document.bytes.to_vec();
     raw.truncate(desk.session_bytes);
-    let quarantined = Quarantined {
-        tenant: tenant.clone(),
-        source: document.source,
-        reason: fault.to_string(),
-        raw,
-        now: desk.clock.now(),
-    };
-    let source = quarantined.source.clone();
+    let (source, reason) = (document.source.clone(), fault.to_string());
+    let quarantined = Quarantined { tenant: tenant.clone(), source, reason, raw, now: desk.clock.now() };
     if store.quarantine(quarantined).await? {
-        warn!(tenant, source, reason = %fault, "quarantined a file that is not a session");
+        warn!(tenant, source = document.source, reason = %fault, "quarantined a file that is not a session");
     }
     Ok(Taken::Quarantined(fault))
 }
 
-/// The revision that a follow-up would be compared with.
-fn followed_revision(
-    desk: &Desk,
-    session: &Session,
-    digest: &Digest,
-    history: &History,
-    timing: Timing,
-) -> Option<Digest> {
-    match plan(session, digest, &desk.tenant, history, timing, desk.clock.now()) {
-        Plan::Send(mail) => mail.follows,
-        Plan::Keep(_) | Plan::Hold { .. } => None,
-    }
-}
-
-/// One revision on its way to the store.
-struct Revision {
+/// One pass over a file with what is known so far.
+struct Work {
     desk: Desk,
-    key: SessionKey,
-    session: Arc<Session>,
-    digest: Digest,
-    followed: Option<Vec<u8>>,
+    document: Arc<Document>,
+    history: History,
+    /// The revision that a follow-up is compared with, once it is fetched.
+    followed: Option<(Digest, Vec<u8>)>,
+    timing: Timing,
 }
 
-impl Revision {
-    fn accepted(self, document: Document, history: &History, timing: Timing) -> Accepted {
-        let now = self.desk.clock.now();
-        let (updated_at, ticket) = (self.session.updated_at, self.session.ticket.clone());
-        let (planned, supersedes) =
-            match plan(&self.session, &self.digest, &self.desk.tenant, history, timing, now) {
-                Plan::Keep(why) => (Planned::Nothing(why), vec![]),
-                Plan::Hold { reason, supersedes } => (Planned::Hold(reason), supersedes),
-                Plan::Send(mail) => (self.message(&document.bytes, &mail), mail.supersedes),
-            };
-        Accepted {
-            key: self.key,
+/// What a pass came to.
+enum Step {
+    /// Everything is decided.
+    Accept(Box<Accepted>),
+    /// This revision is needed to tell what has changed.
+    Compare { key: SessionKey, with: Digest, history: History },
+    /// Not a session, and not meant to be one.
+    Other(&'static str),
+}
+
+impl Work {
+    fn step(self) -> Result<Step, Fault> {
+        let Document { name, bytes, .. } = &*self.document;
+        let session = match read(bytes, name, self.desk.session_bytes)? {
+            Reading::Session(session) => *session,
+            Reading::Other(what) => return Ok(Step::Other(what)),
+        };
+        let tenant = &self.desk.tenant;
+        let key =
+            SessionKey { tenant: tenant.name.clone(), instance: tenant.instance.clone(), name: session.name };
+        let (digest, now) = (Digest::of(bytes), self.desk.clock.now());
+        let (updated_at, ticket) = (session.updated_at, session.ticket.clone());
+        let (planned, supersedes) = match plan(&session, &digest, tenant, &self.history, self.timing, now) {
+            Plan::Keep(why) => (Planned::Nothing(why), vec![]),
+            Plan::Hold { reason, supersedes } => (Planned::Hold(reason), supersedes),
+            Plan::Send(mail) => {
+                let fetched = self.followed.as_ref().map(|(digest, _)| *digest);
+                if let Some(with) = mail.follows.filter(|with| fetched != Some(*with)) {
+                    return Ok(Step::Compare { key, with, history: self.history });
+                }
+                (self.message(session, &key, &digest, &mail), mail.supersedes)
+            }
+        };
+        Ok(Step::Accept(Box::new(Accepted {
+            key,
             updated_at,
-            digest: self.digest,
-            raw: document.bytes,
-            source: document.source,
+            digest,
+            raw: Arc::clone(bytes),
+            source: self.document.source.clone(),
             ticket,
-            revisions: history.revisions,
+            revisions: self.history.revisions,
             planned,
             supersedes,
             now,
-        }
+        })))
     }
 
-    fn message(&self, raw: &[u8], mail: &Mail) -> Planned {
+    fn message(&self, session: Session, key: &SessionKey, digest: &Digest, mail: &Mail) -> Planned {
+        let raw = &*self.document.bytes;
         let attach = fits(raw.len(), self.desk.tenant.limits.message_bytes);
-        let Some(rendered) = render(&self.desk, &self.session, attach, self.followed.as_deref()) else {
-            return Planned::Nothing("nothing that the mail shows has changed");
+        let followed = self.followed.as_ref().map(|(_, raw)| &raw[..]);
+        let rendered = match render(&self.desk, session, attach, followed) {
+            Some(Ok(rendered)) => rendered,
+            Some(Err(reason)) => return Planned::Hold(reason),
+            None => return Planned::Nothing("nothing that the mail shows has changed"),
         };
-        let rendered = match rendered {
-            Ok(rendered) => rendered,
-            Err(reason) => return Planned::Hold(reason),
-        };
-        let parts =
-            Parts { session: &self.key, raw, digest: &self.digest, mail, rendered: &rendered, attach };
+        let parts = Parts { session: key, raw, digest, mail, rendered: &rendered, attach };
         match compose(&parts, &self.desk.tenant, &self.desk.key, self.desk.clock.now()) {
             Ok(message) => Planned::Message { message, due: mail.due, waits_for: mail.waits_for },
             Err(fault) => Planned::Hold(chain(&fault)),
@@ -201,41 +192,44 @@ impl Revision {
     }
 }
 
+/// The data of a session for the templates.
+fn data(desk: &Desk, session: Session, attach: bool) -> Value {
+    let name = attach.then(|| attachment_name(session.name));
+    let mut data = view(session, &desk.tenant.title, &desk.tenant.limits);
+    data["attachment"] = name.into();
+    data
+}
+
 /// Renders a session's mail. None for a follow-up that would show the same as the revision before it.
 fn render(
     desk: &Desk,
-    session: &Session,
+    session: Session,
     attach: bool,
     followed: Option<&[u8]>,
 ) -> Option<Result<Rendered, String>> {
-    let tenant = &desk.tenant;
-    let lang = session.lang.as_deref();
-    let show = |session: Session| {
-        let name = format!("{}.json", session.name);
-        let mut view = view(session, &tenant.title, &tenant.limits);
-        view["attachment"] = if attach { name.into() } else { Value::Null };
-        view
-    };
-    let mut data = show(session.clone());
+    let lang = session.lang.clone();
+    let lang = lang.as_deref();
+    let mut now = data(desk, session, attach);
     let earlier = followed.and_then(|raw| match read(raw, "", desk.session_bytes) {
-        Ok(Reading::Session(session)) => Some(show(*session)),
+        Ok(Reading::Session(session)) => Some(data(desk, *session, attach)),
         _ => None,
     });
     if let Some(mut earlier) = earlier {
         // The version stamp differs in every revision; by itself it is no news.
-        earlier["times"]["updated"] = data["times"]["updated"].clone();
-        let text = |view: Value| {
-            desk.templates.render(lang, &Context::from(view)).map(|mail| (mail.subject, mail.text))
+        earlier["times"]["updated"] = now["times"]["updated"].clone();
+        let changes = changes(&earlier, &now, desk.templates.language(lang));
+        let text = |data: Value| {
+            desk.templates.render(lang, &Context::from(data)).map(|mail| (mail.subject, mail.text))
         };
-        if let (Ok(before), Ok(after)) = (text(earlier.clone()), text(data.clone()))
+        if let (Ok(before), Ok(after)) = (text(earlier), text(now.clone()))
             && before == after
         {
             return None;
         }
-        data["changes"] = changes(&earlier, &data, desk.templates.language(lang));
-        data["is_follow_up"] = true.into();
+        now["changes"] = changes;
+        now["is_follow_up"] = true.into();
     }
-    Some(render_or_fall_back(desk, lang, data))
+    Some(render_or_fall_back(desk, lang, now))
 }
 
 /// A mail is never lost for a template: what the tenant's own cannot render, the shipped ones do.
@@ -250,7 +244,7 @@ fn render_or_fall_back(desk: &Desk, lang: Option<&str>, data: Value) -> Result<R
 }
 
 /// Makes the mail of a session without storing anything: for previews and dry runs.
-pub fn draft(desk: &Desk, session: &Session, raw: &[u8]) -> Result<(Rendered, Composed), String> {
+pub fn draft(desk: &Desk, session: Session, raw: &[u8]) -> Result<(Rendered, Composed), String> {
     let key = SessionKey {
         tenant: desk.tenant.name.clone(),
         instance: desk.tenant.instance.clone(),
@@ -258,15 +252,14 @@ pub fn draft(desk: &Desk, session: &Session, raw: &[u8]) -> Result<(Rendered, Co
     };
     let digest = Digest::of(raw);
     let now = desk.clock.now();
-    let mail = match plan(session, &digest, &desk.tenant, &History::default(), Timing::Now, now) {
+    let mail = match plan(&session, &digest, &desk.tenant, &History::default(), Timing::Now, now) {
         Plan::Send(mail) => mail,
         Plan::Hold { reason, .. } => return Err(format!("this session would be held: {reason}")),
         Plan::Keep(reason) => return Err(reason.to_owned()),
     };
     let attach = fits(raw.len(), desk.tenant.limits.message_bytes);
-    let mut data = view(session.clone(), &desk.tenant.title, &desk.tenant.limits);
-    data["attachment"] = if attach { attachment_name(&key).into() } else { Value::Null };
-    let rendered = render_or_fall_back(desk, session.lang.as_deref(), data)?;
+    let lang = session.lang.clone();
+    let rendered = render_or_fall_back(desk, lang.as_deref(), data(desk, session, attach))?;
     let parts = Parts { session: &key, raw, digest: &digest, mail: &mail, rendered: &rendered, attach };
     let composed = compose(&parts, &desk.tenant, &desk.key, now).map_err(|fault| chain(&fault))?;
     Ok((rendered, composed))

@@ -94,7 +94,7 @@ pub fn read_document(path: &Path, limit: usize) -> std::io::Result<Document> {
     let mut bytes = Vec::new();
     std::fs::File::open(path)?.take(limit as u64 + 1).read_to_end(&mut bytes)?;
     let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    Ok(Document { name, source: path.to_string_lossy().into_owned(), bytes })
+    Ok(Document { name, source: path.to_string_lossy().into_owned(), bytes: bytes.into() })
 }
 
 /// Takes every file of `files`, several at a time, and tells what became of each.

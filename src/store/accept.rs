@@ -1,5 +1,7 @@
 //! Accepting a revision: the session, its bytes, what was planned and the log record, in one transaction.
 
+use std::sync::Arc;
+
 use jiff::Timestamp;
 use rusqlite::{Connection, OptionalExtension, params};
 use serde_json::json;
@@ -22,7 +24,7 @@ pub struct Accepted {
     /// The digest of `raw`.
     pub digest: Digest,
     /// The file's bytes.
-    pub raw: Vec<u8>,
+    pub raw: Arc<Vec<u8>>,
     /// Where it came from, for people.
     pub source: String,
     /// The CRM record.
@@ -150,7 +152,7 @@ fn accept(connection: &Connection, accepted: &Accepted) -> rusqlite::Result<Acce
             accepted.digest.0,
             accepted.source,
             accepted.now.as_millisecond(),
-            accepted.raw
+            *accepted.raw
         ])?;
     let revision = connection.last_insert_rowid();
     let delivery = insert_delivery(connection, &session, revision, accepted)?;

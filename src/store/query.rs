@@ -1,12 +1,10 @@
 //! Questions to the store. They read a snapshot and change nothing.
 
-use std::collections::BTreeMap;
-
 use jiff::Timestamp;
 use rusqlite::types::Value;
 use rusqlite::{Connection, OptionalExtension, Row, params_from_iter};
 
-use super::{Store, StoreError, digest, moment, name, optional_moment, word};
+use super::{Store, StoreError, UNSETTLED, digest, moment, name, optional_moment, word};
 use crate::ids::{DeliveryId, Digest, SessionName};
 use crate::outbox::State;
 
@@ -220,17 +218,6 @@ impl Store {
         })
     }
 
-    /// How many deliveries of the tenant are in each state that is not over.
-    pub fn unsettled(&self, tenant: &str) -> Result<BTreeMap<String, u64>, StoreError> {
-        self.read(|connection| {
-            let mut count = connection.prepare(
-                "SELECT state, count(*) FROM deliveries \
-                 WHERE state NOT IN ('accepted', 'superseded', 'cancelled') AND tenant = ? GROUP BY state",
-            )?;
-            count.query_map([tenant], |row| Ok((row.get(0)?, row.get(1)?)))?.collect()
-        })
-    }
-
     /// The files of a tenant's folder that are dealt with, each with the stamp it had then.
     pub fn noted_files(&self, tenant: &str, mut each: impl FnMut(String, String)) -> Result<(), StoreError> {
         self.read(|connection| {
@@ -310,6 +297,10 @@ pub(super) fn list(connection: &Connection, filter: &Filter) -> rusqlite::Result
     among("d.ticket", text(&filter.ticket));
     among("d.target", text(&filter.recipient));
     among("d.state", filter.states.iter().map(|state| Value::Text(state.to_string())).collect());
+    let over = [State::Accepted, State::Superseded, State::Cancelled];
+    if !filter.states.is_empty() && !filter.states.iter().any(|state| over.contains(state)) {
+        conditions.push(UNSETTLED.to_owned());
+    }
     if let Some(since) = filter.since {
         conditions.push("d.changed_at >= ?".to_owned());
         values.push(Value::Integer(since.as_millisecond()));

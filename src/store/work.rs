@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use rusqlite::{Connection, OptionalExtension, params};
 use serde_json::json;
 
-use super::{Store, StoreError, append, moment, session_row};
+use super::{Store, StoreError, UNSETTLED, append, moment, session_row};
 use crate::config::tenant::Retry;
 use crate::ids::DeliveryId;
 use crate::log::{Entry, Event};
@@ -42,16 +42,21 @@ pub struct Work {
 impl Store {
     /// Leases up to `most` deliveries of the tenant that are due, the longest due first.
     pub async fn claim(&self, tenant: String, most: u32, now: Timestamp) -> Result<Vec<Lease>, StoreError> {
+        // Without RETURNING, for which SQLite makes and frees a temporary table each time.
         self.write(move |connection| {
-            let mut claim = connection.prepare_cached(
-                "UPDATE deliveries SET state = 'leased', due = NULL, lease = lease + 1 WHERE id IN \
-                 (SELECT id FROM deliveries WHERE tenant = ? AND due <= ? ORDER BY due, id LIMIT ?) RETURNING id, lease",
+            let mut due = connection.prepare_cached(
+                "SELECT id, lease + 1 FROM deliveries WHERE tenant = ? AND due <= ? ORDER BY due LIMIT ?",
             )?;
-            let leases = claim.query_map(params![tenant, now.as_millisecond(), most], |row| {
+            let leases = due.query_map(params![tenant, now.as_millisecond(), most], |row| {
                 Ok(Lease { delivery: DeliveryId(row.get(0)?), number: row.get(1)? })
             })?;
-            let mut leases: Vec<Lease> = leases.collect::<Result<_, _>>()?;
-            leases.sort_by_key(|lease| lease.delivery);
+            let leases: Vec<Lease> = leases.collect::<Result<_, _>>()?;
+            let mut claim = connection.prepare_cached(
+                "UPDATE deliveries SET state = 'leased', due = NULL, lease = ? WHERE id = ?",
+            )?;
+            for lease in &leases {
+                claim.execute([lease.number, lease.delivery.0])?;
+            }
             Ok(leases)
         })
         .await
@@ -73,12 +78,12 @@ impl Store {
     /// Whether nothing of the tenant's waits for a time and nothing is being worked on.
     pub async fn is_idle(&self, tenant: String) -> Result<bool, StoreError> {
         self.write(move |connection| {
-            connection
-                .prepare_cached(
-                    "SELECT NOT EXISTS (SELECT 1 FROM deliveries WHERE tenant = ?1 AND due IS NOT NULL) \
-                     AND NOT EXISTS (SELECT 1 FROM deliveries WHERE tenant = ?1 AND state IN ('leased', 'sending'))",
-                )?
-                .query_row([tenant], |row| row.get(0))
+            let sql = format!(
+                "SELECT NOT EXISTS (SELECT 1 FROM deliveries WHERE tenant = ?1 AND due IS NOT NULL) \
+                 AND NOT EXISTS (SELECT 1 FROM deliveries WHERE tenant = ?1 AND state = 'leased' AND {UNSETTLED}) \
+                 AND NOT EXISTS (SELECT 1 FROM deliveries WHERE tenant = ?1 AND state = 'sending' AND {UNSETTLED})"
+            );
+            connection.prepare_cached(&sql)?.query_row([tenant], |row| row.get(0))
         })
         .await
     }
@@ -125,16 +130,16 @@ impl Store {
 }
 
 fn begin(connection: &Connection, lease: Lease, now: Timestamp) -> rusqlite::Result<Option<Work>> {
-    let begun: Option<(u32, String)> = connection
+    let leased: Option<(u32, String)> = connection
         .prepare_cached(
-            "UPDATE deliveries SET state = 'sending', attempts = attempts + 1, changed_at = ? \
-             WHERE id = ? AND lease = ? AND state = 'leased' RETURNING attempts, target",
+            "SELECT attempts + 1, target FROM deliveries WHERE id = ? AND lease = ? AND state = 'leased'",
         )?
-        .query_row(params![now.as_millisecond(), lease.delivery.0, lease.number], |row| {
-            Ok((row.get(0)?, row.get(1)?))
-        })
+        .query_row([lease.delivery.0, lease.number], |row| Ok((row.get(0)?, row.get(1)?)))
         .optional()?;
-    let Some((attempt, recipient)) = begun else { return Ok(None) };
+    let Some((attempt, recipient)) = leased else { return Ok(None) };
+    connection
+        .prepare_cached("UPDATE deliveries SET state = 'sending', attempts = ?, changed_at = ? WHERE id = ?")?
+        .execute(params![attempt, now.as_millisecond(), lease.delivery.0])?;
     connection
         .prepare_cached("INSERT INTO attempts (delivery, number, began_at) VALUES (?, ?, ?)")?
         .execute(params![lease.delivery.0, attempt, now.as_millisecond()])?;
@@ -212,11 +217,12 @@ fn recover(
     now: Timestamp,
 ) -> rusqlite::Result<usize> {
     connection.execute(
-        "UPDATE deliveries SET state = 'pending', due = ? WHERE state = 'leased'",
+        &format!("UPDATE deliveries SET state = 'pending', due = ? WHERE state = 'leased' AND {UNSETTLED}"),
         [now.as_millisecond()],
     )?;
-    let mut begun = connection
-        .prepare("SELECT id, lease, attempts, tenant FROM deliveries WHERE state = 'sending' ORDER BY id")?;
+    let mut begun = connection.prepare(&format!(
+        "SELECT id, lease, attempts, tenant FROM deliveries WHERE state = 'sending' AND {UNSETTLED} ORDER BY id"
+    ))?;
     let begun: Vec<(Lease, u32, String)> = begun
         .query_map([], |row| {
             Ok((Lease { delivery: DeliveryId(row.get(0)?), number: row.get(1)? }, row.get(2)?, row.get(3)?))

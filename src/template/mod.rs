@@ -138,7 +138,7 @@ impl Templates {
             let rendered = engine.render_with_context_to_write(name, view, &mut buffer);
             let language = compiled.language.tag().to_owned();
             rendered.map_err(|source| RenderFailure { name, language, source: Box::new(source) })?;
-            Ok(clean(&String::from_utf8_lossy(&buffer.0)))
+            Ok(clean(String::from_utf8(buffer.0).unwrap_or_default()))
         };
         let subject = write(&compiled.text, 0)?;
         let subject =
@@ -242,8 +242,15 @@ fn languages(folder: Option<&Path>, problems: &mut Vec<Problem>) -> Vec<(String,
 }
 
 /// Leaves no control character but the line feed and the tab.
-pub fn clean(text: &str) -> String {
-    text.replace("\r\n", "\n").chars().filter(|c| !c.is_control() || matches!(c, '\n' | '\t')).collect()
+pub fn clean(text: String) -> String {
+    if !text.contains(is_unwanted) {
+        return text;
+    }
+    text.replace("\r\n", "\n").replace(is_unwanted, "")
+}
+
+fn is_unwanted(c: char) -> bool {
+    c.is_control() && !matches!(c, '\n' | '\t')
 }
 
 /// A buffer that refuses to grow without end.

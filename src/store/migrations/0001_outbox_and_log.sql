@@ -51,9 +51,9 @@ CREATE TABLE deliveries (
 ) STRICT;
 CREATE INDEX deliveries_by_session ON deliveries (session);
 CREATE INDEX deliveries_due ON deliveries (tenant, due) WHERE due IS NOT NULL;
-CREATE INDEX deliveries_in_work ON deliveries (tenant) WHERE state IN ('leased', 'sending');
-CREATE INDEX deliveries_unsettled ON deliveries (state)
-  WHERE state NOT IN ('accepted', 'superseded', 'cancelled');
+-- Written without IN, for which SQLite would make a temporary table at every change of a delivery.
+CREATE INDEX deliveries_unsettled ON deliveries (tenant, state)
+  WHERE state <> 'accepted' AND state <> 'superseded' AND state <> 'cancelled';
 
 -- Apart from deliveries, so that a change of state does not rewrite the bytes.
 CREATE TABLE messages (
