@@ -195,7 +195,7 @@ pub fn wire_fault(wire: &[u8]) -> Option<&'static str> {
     if !wire.ends_with(b"\r\n") {
         return Some("the message does not end in CRLF");
     }
-    if wire.iter().any(|byte| !byte.is_ascii() || *byte == 0) {
+    if !wire.is_ascii() || wire.contains(&0) {
         return Some("the message has octets outside ASCII, or NUL");
     }
     for line in wire.split(|byte| *byte == b'\n') {

@@ -1,17 +1,17 @@
 //! Sending what is due, over a few connections that are kept and reused.
 //!
 //! One tenant has one dispatcher, so a slow relay holds up nobody else's mail. Its lanes share one queue of
-//! leases; each lane has at most one connection and one message on the wire. The end of one attempt and the
-//! beginning of the next are committed together.
+//! leases and one pool of connections. There are more lanes than connections, so that the next attempts are
+//! recorded while messages are on the wire; the end of one attempt and the beginning of the next are committed
+//! together.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use tokio::sync::{Notify, Semaphore, watch};
 use tokio::task::JoinSet;
-use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use tracing::{debug, error, info, warn};
 
@@ -27,6 +27,8 @@ use crate::store::{Lease, Store, StoreError, Work};
 const POLL: Duration = Duration::from_secs(1);
 /// How long an unused connection is kept.
 const IDLE: Duration = Duration::from_secs(10);
+/// Attempts that are recorded at a time, for each connection: one on the wire, the rest next in line.
+const LANES_PER_CONNECTION: usize = 4;
 
 /// Sends one tenant's deliveries.
 #[derive(Clone)]
@@ -99,6 +101,39 @@ impl Queue {
     }
 }
 
+/// The connections to the relay: so many at a time, kept for reuse.
+struct Pool {
+    permits: Semaphore,
+    idle: Mutex<Vec<(Instant, Box<Connection>)>>,
+}
+
+impl Pool {
+    fn new(connections: usize) -> Self {
+        Self { permits: Semaphore::new(connections), idle: Mutex::default() }
+    }
+
+    fn idle(&self) -> MutexGuard<'_, Vec<(Instant, Box<Connection>)>> {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The connection that was used last, if one waits.
+    fn take(&self) -> Option<Box<Connection>> {
+        self.idle().pop().map(|(_, connection)| connection)
+    }
+
+    fn put(&self, connection: Option<Box<Connection>>) {
+        self.idle().extend(connection.map(|connection| (Instant::now(), connection)));
+    }
+
+    /// Closes the connections that were not used for `age`.
+    async fn close(&self, age: Duration) {
+        let old: Vec<_> = self.idle().extract_if(.., |(since, _)| since.elapsed() >= age).collect();
+        for (_, connection) in old {
+            connection.quit().await;
+        }
+    }
+}
+
 /// An attempt that has ended and is not recorded yet.
 struct Ended {
     work: Work,
@@ -108,15 +143,16 @@ struct Ended {
 impl Dispatcher {
     /// Sends until told to stop. When this returns, no attempt is under way and no lease is held.
     pub async fn run(self) -> Result<(), StoreError> {
-        let lanes = self.tenant.relay.connections;
-        let queue = Arc::new(Queue::new(lanes as usize * 2));
+        let connections = self.tenant.relay.connections as usize;
+        let lanes = connections * LANES_PER_CONNECTION;
+        let (queue, pool) = (Arc::new(Queue::new(lanes)), Arc::new(Pool::new(connections)));
         let mut running = JoinSet::new();
         for _ in 0..lanes {
-            let (dispatcher, queue) = (self.clone(), Arc::clone(&queue));
-            running.spawn(async move { dispatcher.lane(&queue).await });
+            let (dispatcher, queue, pool) = (self.clone(), Arc::clone(&queue), Arc::clone(&pool));
+            running.spawn(async move { dispatcher.lane(&queue, &pool).await });
         }
         let mut result = tokio::select! {
-            claiming = self.claim(&queue) => claiming,
+            claiming = self.claim(&queue, &pool) => claiming,
             // A lane ends by itself only when the store fails.
             Some(ended) = running.join_next() => ended.unwrap_or(Err(StoreError::Closed)),
         };
@@ -124,12 +160,13 @@ impl Dispatcher {
         while let Some(ended) = running.join_next().await {
             result = result.and(ended.unwrap_or(Err(StoreError::Closed)));
         }
+        pool.close(Duration::ZERO).await;
         self.store.release(unused, self.clock.now()).await?;
         result
     }
 
     /// Leases what is due and hands it to the lanes.
-    async fn claim(&self, queue: &Queue) -> Result<(), StoreError> {
+    async fn claim(&self, queue: &Queue, pool: &Pool) -> Result<(), StoreError> {
         let mut stop = self.stop.clone();
         while !*stop.borrow() {
             let room = tokio::select! {
@@ -142,6 +179,7 @@ impl Dispatcher {
             let nothing = claimed.is_empty();
             queue.put(claimed, room);
             if nothing {
+                pool.close(IDLE).await;
                 let wait = self.until_due().await?;
                 tokio::select! {
                     () = woken => {}
@@ -159,69 +197,53 @@ impl Dispatcher {
         Ok(wait.map_or(POLL, |wait| Duration::try_from(wait).unwrap_or_default()).min(POLL))
     }
 
-    async fn lane(&self, queue: &Queue) -> Result<(), StoreError> {
-        let mut connection = None;
+    async fn lane(&self, queue: &Queue, pool: &Pool) -> Result<(), StoreError> {
         let mut ended = None;
         loop {
             let lease = match queue.take_ready() {
                 Some(lease) => lease,
                 None => {
                     self.finish(ended.take()).await?;
-                    match self.wait(queue, &mut connection).await {
+                    match queue.take().await {
                         Some(lease) => lease,
-                        None => break,
+                        None => return Ok(()),
                     }
                 }
             };
             if *self.stop.borrow() {
                 self.store.release(vec![lease], self.clock.now()).await?;
-                break;
+                return self.finish(ended).await;
             }
             let (begun, finished) =
                 tokio::join!(self.store.begin_attempt(lease, self.clock.now()), self.finish(ended.take()));
             finished?;
             if let Some(work) = begun? {
-                let (report, kept) = self.attempt(&work, connection.take()).await;
-                connection = kept;
+                let report = self.attempt(&work, pool).await;
                 ended = Some(Ended { work, report });
             }
         }
-        self.finish(ended).await?;
-        if let Some(connection) = connection {
-            connection.quit().await;
-        }
-        Ok(())
-    }
-
-    /// The next lease, once there is one; a connection that is not needed for a while is closed meanwhile.
-    async fn wait(&self, queue: &Queue, connection: &mut Option<Box<Connection>>) -> Option<Lease> {
-        if connection.is_none() {
-            return queue.take().await;
-        }
-        if let Ok(lease) = timeout(IDLE, queue.take()).await {
-            return lease;
-        }
-        if let Some(connection) = connection.take() {
-            connection.quit().await;
-        }
-        queue.take().await
     }
 
     /// Hands one message over. Nothing of the store is held meanwhile.
-    async fn attempt(&self, work: &Work, kept: Option<Box<Connection>>) -> (Report, Option<Box<Connection>>) {
+    async fn attempt(&self, work: &Work, pool: &Pool) -> Report {
         let envelope = Envelope { from: &work.envelope_from, recipient: &work.recipient, wire: &work.wire };
-        if let Some(connection) = kept
-            && let Sent::Ended(report, connection) = connection.send(envelope).await
+        let _permit = pool.permits.acquire().await;
+        if let Some(connection) = pool.take()
+            && let Sent::Ended(report, kept) = connection.send(envelope).await
         {
-            return (report, connection);
+            pool.put(kept);
+            return report;
         }
         let relay = &self.tenant.relay;
         match connect(relay, &self.tls).await {
             Ok(connection) => match connection.send(envelope).await {
-                Sent::Ended(report, connection) => (report, connection),
-                Sent::Stale(report) => (report, None),
+                Sent::Ended(report, kept) => {
+                    pool.put(kept);
+                    report
+                }
+                Sent::Stale(report) => report,
             },
-            Err(unusable) => (unusable.report(relay), None),
+            Err(unusable) => unusable.report(relay),
         }
     }
 

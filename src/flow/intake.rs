@@ -19,6 +19,10 @@ use crate::template::changes::changes;
 use crate::template::{Context, Rendered};
 use crate::view::view;
 
+/// The most octets of a file whose mail is made in well under a millisecond, so that handing it to another
+/// thread would cost more than it spares.
+const SMALL: usize = 64 * 1024;
+
 /// A file as it came.
 #[derive(Debug, Clone)]
 pub struct Document {
@@ -68,7 +72,7 @@ pub async fn take(
     let (mut history, mut followed) = (History::default(), None);
     loop {
         let work = Work { desk: desk.clone(), document: Arc::clone(&document), history, followed, timing };
-        let step = on_worker(&document.name, move || work.step()).await?;
+        let step = on_worker(&document, move || work.step()).await?;
         let accepted = match step {
             Ok(Step::Accept(accepted)) => accepted,
             Ok(Step::Compare { key, with, history: known }) => {
@@ -93,12 +97,17 @@ pub async fn take(
     }
 }
 
-/// Runs pure work off the asynchronous threads. A panic there is contained and told.
+/// Runs pure work, off the asynchronous threads where it may take long. A panic in it is contained and told.
 async fn on_worker<T: Send + 'static>(
-    name: &str,
+    document: &Document,
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T, IntakeError> {
-    spawn_blocking(work).await.map_err(|_| IntakeError::Worker(name.to_owned()))
+    let result = if document.bytes.len() <= SMALL {
+        std::panic::catch_unwind(std::panic::AssertUnwindSafe(work)).ok()
+    } else {
+        spawn_blocking(work).await.ok()
+    };
+    result.ok_or_else(|| IntakeError::Worker(document.name.clone()))
 }
 
 async fn quarantine(
