@@ -2,23 +2,38 @@
 //!
 //! The modules in reading order, lowest first; a module imports only what stands above it here.
 
+// Words: names, addresses, time.
 pub mod address;
-pub mod cli;
-pub mod clock;
-pub mod compose;
-pub mod config;
-pub mod deliver;
-pub mod flow;
 pub mod ids;
+
+pub mod clock;
+
+// What comes with the program, and what may be configured.
 pub mod locale;
+pub mod samples;
+
+pub mod config;
+
+// The way of the data, pure: bytes to session to plan to texts to message.
+pub mod session;
+
 pub mod log;
 pub mod outbox;
+pub mod token;
+pub mod view;
+
 pub mod plan;
-pub mod samples;
-pub mod session;
+pub mod template;
+
+pub mod compose;
+
+// The world: the relay, the database, the process.
+pub mod deliver;
 pub mod sink;
 pub mod store;
 pub mod telemetry;
-pub mod template;
-pub mod token;
-pub mod view;
+
+// Where both meet, and the way in.
+pub mod flow;
+
+pub mod cli;

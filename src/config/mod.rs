@@ -92,7 +92,7 @@ impl Config {
             session_bytes: root
                 .integer("session_bytes", 1_000..=100_000_000)
                 .and_then(|bytes| usize::try_from(bytes).ok())
-                .unwrap_or(8_000_000),
+                .unwrap_or(4_000_000),
             tenants: BTreeMap::new(),
         };
         root.finish();

@@ -126,7 +126,8 @@ async fn secure(relay: &Relay, tls: &TlsConnector, tcp: TcpStream) -> Result<Str
 fn security(stream: &Stream) -> Option<String> {
     let Stream::Tls(tls) = stream else { return None };
     let (_, session) = tls.get_ref();
-    let version = session.protocol_version().and_then(|version| version.as_str().map(str::to_owned));
+    let version =
+        session.protocol_version().and_then(|version| version.as_str().map(|name| name.replace('_', ".")));
     let suite = session.negotiated_cipher_suite().and_then(|suite| suite.suite().as_str());
     Some([version.as_deref(), suite].into_iter().flatten().collect::<Vec<_>>().join(" "))
 }

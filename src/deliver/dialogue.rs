@@ -4,10 +4,7 @@
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use super::stream::Stream;
-
-/// The most octets of one reply; RFC 5321 allows 512 a line and sets no limit to the lines.
-const MAX_REPLY: usize = 16 * 1024;
+use super::stream::{MAX_REPLY, Stream};
 
 /// One reply: its code and the text of each line.
 #[derive(Debug, Clone, PartialEq, Eq)]

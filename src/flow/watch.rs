@@ -1,8 +1,9 @@
 //! Watching a folder for session files.
 //!
 //! The folder is looked at again and again: that works on every file system, whoever writes into it. A file is
-//! taken when two looks show the same size and time, and noted with them, so that it is read again only after it
-//! was rewritten. A file that ends too early is given a minute to be completed.
+//! taken when two looks show the same size and time, or when it was not changed for a while, and noted with them,
+//! so that it is read again only after it was rewritten. A file that ends too early is given a minute to be
+//! completed.
 
 use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
@@ -21,8 +22,9 @@ use crate::store::{Store, StoreError};
 
 /// The shortest time between two looks.
 const LOOK: Duration = Duration::from_secs(1);
-/// How many files are worked on at a time.
+/// How many files are worked on at a time, and of how many octets together; a larger one is worked on alone.
 const AT_ONCE: usize = 64;
+const OCTETS_AT_ONCE: u64 = 4_000_000;
 /// How long a file that ends too early may stay so.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -33,10 +35,16 @@ pub struct Seen {
     pub path: PathBuf,
     /// Size and time of the last change.
     pub stamp: String,
+    octets: u64,
     changed: SystemTime,
 }
 
 impl Seen {
+    /// Whether nobody has written to it for longer than two looks are apart.
+    fn has_rested(&self) -> bool {
+        self.changed.elapsed().is_ok_and(|age| age > LOOK * 2)
+    }
+
     /// Names the file in this state.
     fn key(&self) -> [u8; 16] {
         key(&self.path.to_string_lossy(), &self.stamp)
@@ -82,10 +90,11 @@ fn may_be_session(path: &Path) -> bool {
 }
 
 fn look_at(path: PathBuf) -> Option<Seen> {
-    let about = std::fs::metadata(&path).ok()?;
+    // A pipe or a device would be read for ever.
+    let about = std::fs::metadata(&path).ok().filter(std::fs::Metadata::is_file)?;
     let changed = about.modified().ok()?;
     let nanoseconds = changed.duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos();
-    Some(Seen { path, stamp: format!("{}-{nanoseconds}", about.len()), changed })
+    Some(Seen { path, stamp: format!("{}-{nanoseconds}", about.len()), octets: about.len(), changed })
 }
 
 /// Reads a file, at most one octet more than `limit`, so that a huge one is refused and not held.
@@ -106,12 +115,13 @@ pub async fn take_files(
     is_patient: fn(&Seen) -> bool,
     mut told: impl FnMut(Seen, Result<Taken, TakeError>),
 ) {
-    let mut files = files.into_iter();
-    let mut working = JoinSet::new();
+    let mut files = files.into_iter().peekable();
+    let (mut working, mut octets) = (JoinSet::new(), 0);
     loop {
-        while working.len() < AT_ONCE
-            && let Some(file) = files.next()
-        {
+        while let Some(file) = files.next_if(|file| {
+            working.is_empty() || (octets + file.octets <= OCTETS_AT_ONCE && working.len() < AT_ONCE)
+        }) {
+            octets += file.octets;
             let (desk, store) = (desk.clone(), store.clone());
             working.spawn(async move {
                 let patient = is_patient(&file);
@@ -120,7 +130,10 @@ pub async fn take_files(
             });
         }
         match working.join_next().await {
-            Some(Ok((file, result))) => told(file, result),
+            Some(Ok((file, result))) => {
+                octets -= file.octets;
+                told(file, result);
+            }
             Some(Err(_)) => {} // Cancelled with the runtime: the file is looked at again next time.
             None => return,
         }
@@ -182,8 +195,9 @@ impl Watcher {
             let folder = self.folder.clone();
             let mut seen = spawn_blocking(move || session_files(&folder)).await.unwrap_or_default();
             seen.retain(|file| !done.contains(&file.key()));
-            let (steady, moving): (Vec<Seen>, Vec<Seen>) =
-                seen.into_iter().partition(|file| before.get(&file.path) == Some(&file.stamp));
+            let (steady, moving): (Vec<Seen>, Vec<Seen>) = seen
+                .into_iter()
+                .partition(|file| file.has_rested() || before.get(&file.path) == Some(&file.stamp));
             before = moving.into_iter().map(|file| (file.path, file.stamp)).collect();
             self.take(steady, &mut done, &mut before).await?;
             // A large folder is looked at less often, so that looking never takes more than a tenth of the time.
