@@ -15,7 +15,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use aftercall::sink::{Received, Script, Sink};
-use support::{cost_of, write_config, write_sessions};
+use support::{write_config, write_sessions};
 
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
@@ -75,10 +75,9 @@ fn serve(folder: &Path) -> Result<Child> {
 
 /// Takes what no life of `serve` came to, and sends until everything is settled.
 fn finish(folder: &Path) -> Result<()> {
-    let child =
-        aftercall(folder).arg("send").arg("--all").arg(folder.join("inbox")).stdout(Stdio::null()).spawn()?;
-    let cost = cost_of(child)?;
-    if cost.status.success() { Ok(()) } else { Err(format!("send ended with {}", cost.status).into()) }
+    let inbox = folder.join("inbox");
+    let status = aftercall(folder).arg("send").arg("--all").arg(inbox).stdout(Stdio::null()).status()?;
+    if status.success() { Ok(()) } else { Err(format!("send ended with {status}").into()) }
 }
 
 /// What arrived, against what should have.

@@ -10,10 +10,10 @@ mod support;
 
 use std::error::Error;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
-use std::time::Duration;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
 
-use support::{Cost, cost_of, free_port, write_config, write_sessions};
+use support::{write_config, write_sessions};
 
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
@@ -125,4 +125,49 @@ impl Drop for Sink {
         drop(self.0.kill());
         drop(self.0.wait());
     }
+}
+
+/// What a finished child process cost.
+struct Cost {
+    /// How it ended.
+    status: ExitStatus,
+    /// From start to end.
+    wall: Duration,
+    /// User and system time, to a hundredth of a second.
+    cpu: Duration,
+    /// The largest resident set in kilobytes.
+    peak: u64,
+}
+
+/// Waits for a child and says what it cost. No other child may end meanwhile.
+fn cost_of(mut child: Child) -> std::io::Result<Cost> {
+    let (began, before) = (Instant::now(), children_ticks()?);
+    let mut peak = 0;
+    loop {
+        peak = peak.max(resident_peak(child.id()).unwrap_or(0));
+        if let Some(status) = child.try_wait()? {
+            let cpu = Duration::from_millis((children_ticks()? - before) * 10);
+            return Ok(Cost { status, wall: began.elapsed(), cpu, peak });
+        }
+        std::thread::park_timeout(Duration::from_millis(5));
+    }
+}
+
+/// proc(5): cutime and cstime of this process, in ticks of a hundredth of a second.
+fn children_ticks() -> std::io::Result<u64> {
+    let stat = std::fs::read_to_string("/proc/self/stat")?;
+    let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
+    Ok([13, 14].iter().filter_map(|at| fields.get(*at)?.parse::<u64>().ok()).sum())
+}
+
+/// proc(5): VmHWM in kilobytes.
+fn resident_peak(process: u32) -> Option<u64> {
+    let status = std::fs::read_to_string(format!("/proc/{process}/status")).ok()?;
+    let line = status.lines().find(|line| line.starts_with("VmHWM:"))?;
+    line.split_whitespace().nth(1)?.parse().ok()
+}
+
+/// A free TCP port of 127.0.0.1.
+fn free_port() -> std::io::Result<u16> {
+    Ok(std::net::TcpListener::bind(("127.0.0.1", 0))?.local_addr()?.port())
 }

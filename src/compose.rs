@@ -246,6 +246,7 @@ mod tests {
             recipient: "crm@example.com".parse().unwrap(),
             due: Timestamp::UNIX_EPOCH,
             waits_for: "",
+            hold: None,
             supersedes: vec![],
             thread: thread.iter().map(|id| (*id).to_owned()).collect(),
             follows: None,

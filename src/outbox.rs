@@ -108,7 +108,8 @@ impl State {
             }
             Self::Held => matches!(next, Self::Pending | Self::Cancelled | Self::Superseded),
             Self::Uncertain => matches!(next, Self::Leased | Self::Held | Self::Cancelled | Self::Pending),
-            Self::Rejected | Self::Expired | Self::Cancelled => next == Self::Pending,
+            Self::Rejected | Self::Expired => matches!(next, Self::Pending | Self::Cancelled),
+            Self::Cancelled => next == Self::Pending,
             Self::Accepted | Self::Superseded => false,
         }
     }

@@ -63,6 +63,8 @@ pub struct Mail {
     pub due: Timestamp,
     /// Why it waits; empty when it does not.
     pub waits_for: &'static str,
+    /// Why a person must let it go first; none when nobody needs to.
+    pub hold: Option<String>,
     /// Deliveries that wait and that this one replaces.
     pub supersedes: Vec<DeliveryId>,
     /// Message-IDs of the mails about this session that may have arrived, oldest first.
@@ -106,20 +108,14 @@ pub fn plan(
         Ok(target) => target,
         Err(reason) => return Plan::Hold { reason, supersedes },
     };
-    if let Some(before) =
-        last.and_then(|past| past.ticket.as_ref()).filter(|before| Some(*before) != ticket.as_ref())
-    {
-        return Plan::Hold {
-            reason: format!("the ticket id changed after an update went to ticket {before}"),
-            supersedes,
-        };
-    }
-    let (due, waits_for) = due(session, tenant, ticket.is_none(), last.is_some(), timing, now);
+    let (due, waits_for) = due(session, tenant, ticket.is_none(), history.newest.is_some(), timing, now);
+    let hold = hold(history, last.copied(), ticket.as_ref());
     Plan::Send(Mail {
         ticket,
         recipient,
         due,
         waits_for,
+        hold,
         supersedes,
         thread: arrived.iter().filter_map(|past| past.message_id.clone()).collect(),
         follows: last.map(|past| past.revision),
@@ -144,11 +140,22 @@ fn target(session: &Session, tenant: &Tenant) -> Result<(Option<String>, Address
     }
 }
 
+/// Why a person must look at this mail first.
+fn hold(history: &History, last: Option<&Past>, ticket: Option<&String>) -> Option<String> {
+    if let Some(before) = last.and_then(|past| past.ticket.as_ref()).filter(|before| Some(*before) != ticket)
+    {
+        return Some(format!("the ticket id changed after an update went to ticket {before}"));
+    }
+    // Held with a message: by a person, or for one. A newer revision does not undo that.
+    let held = history.deliveries.iter().find(|past| past.state == State::Held && past.message_id.is_some());
+    held.map(|past| format!("it replaces delivery {}, which was held", past.id))
+}
+
 fn due(
     session: &Session,
     tenant: &Tenant,
     no_ticket: bool,
-    is_follow_up: bool,
+    is_later: bool,
     timing: Timing,
     now: Timestamp,
 ) -> (Timestamp, &'static str) {
@@ -157,10 +164,10 @@ fn due(
     let (due, waits_for) = match (&tenant.missing_ticket, tenant.settle) {
         _ if timing == Timing::Now => (now, ""),
         (MissingTicket::CatchAll(_, wait), _) if no_ticket => (after(*wait), "a revision with a ticket id"),
-        (_, Some(settle)) if !is_follow_up => (after(settle), "the session to settle"),
+        (_, Some(settle)) if !is_later => (after(settle), "the session to settle"),
         _ => (now, ""),
     };
-    // A revision written after the settling time is the later one that was waited for.
+    // A first revision that was written after the settling time is itself the later one.
     if due <= now || (!no_ticket && session.updated_at >= due) { (now, "") } else { (due, waits_for) }
 }
 
@@ -263,20 +270,16 @@ mod tests {
     fn what_waits_is_replaced_and_what_may_have_arrived_is_followed() {
         let tenant = tenant("");
         for (state, _) in crate::outbox::STATES {
-            let mail = mail(plan(
-                &session("7", "10:15:00"),
-                &DIGEST,
-                &tenant,
-                &history(vec![past(state, "7")]),
-                Timing::Settle,
-                at("10:15:05"),
-            ));
+            let known = history(vec![past(state, "7")]);
+            let now = at("10:15:05");
+            let mail = mail(plan(&session("7", "10:15:00"), &DIGEST, &tenant, &known, Timing::Settle, now));
             let waits = matches!(state, State::Pending | State::Deferred | State::Held);
             let arrived =
                 matches!(state, State::Leased | State::Sending | State::Accepted | State::Uncertain);
             assert_eq!(mail.supersedes == [DeliveryId(5)], waits, "{state}");
             assert_eq!((mail.thread == ["m@x"], mail.follows.is_some()), (arrived, arrived), "{state}");
-            assert_eq!(mail.due == at("10:15:05"), arrived, "a follow-up does not settle again: {state}");
+            assert_eq!(mail.due, now, "the later revision is what was waited for: {state}");
+            assert_eq!(mail.hold.is_some(), state == State::Held, "a hold outlives a revision: {state}");
         }
     }
 
@@ -317,18 +320,12 @@ mod tests {
     #[test]
     fn a_ticket_that_changes_after_an_update_went_out_is_held() {
         let plan_after = |state| {
-            plan(
-                &session("8", "10:15:00"),
-                &DIGEST,
-                &tenant(""),
-                &history(vec![past(state, "7")]),
-                Timing::Now,
-                at("10:15:05"),
-            )
+            let known = history(vec![past(state, "7")]);
+            mail(plan(&session("8", "10:15:00"), &DIGEST, &tenant(""), &known, Timing::Now, at("10:15:05")))
         };
-        assert!(
-            matches!(plan_after(State::Accepted), Plan::Hold { reason, .. } if reason.contains("went to ticket 7"))
-        );
-        assert_eq!(mail(plan_after(State::Pending)).ticket.as_deref(), Some("8"));
+        let held = plan_after(State::Accepted);
+        assert!(held.hold.is_some_and(|why| why.contains("went to ticket 7")));
+        assert_eq!(held.recipient.as_str(), "crm+8@example.com", "a person can let it go");
+        assert_eq!(plan_after(State::Pending).hold, None);
     }
 }

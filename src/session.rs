@@ -87,7 +87,14 @@ impl Fault {
         // The place is told apart; what serde quotes of the file may be long and personal.
         let text = error.to_string();
         let text = text.split(" at line ").next().unwrap_or_default();
-        let reason = text.chars().take(160).collect();
+        let reason = match text.strip_prefix("invalid type: ") {
+            // What follows the type's name quotes the value.
+            Some(found) => {
+                let kind: String = found.chars().take_while(char::is_ascii_lowercase).collect();
+                format!("invalid type: {kind}, expected one JSON object")
+            }
+            None => text.chars().take(160).collect(),
+        };
         Self { place, field: None, reason, incomplete: error.is_eof() }
     }
 }
@@ -327,6 +334,7 @@ mod tests {
             (b"", "line 1, column 0: EOF while parsing a value"),
             (b"{\"id\":1,\n\"call_type\"", "line 2, column 11: EOF while parsing an object"),
             (b"[]", "line 1, column 0: invalid type: sequence, expected one JSON object"),
+            (b"\"+15550100444\"", "line 1, column 14: invalid type: string, expected one JSON object"),
             (b"{} {}", "line 1, column 4: trailing characters"),
             (b"{\"id\":1,\"id\":2}", "line 1, column 12: the key \"id\" stands twice"),
             (b"\xff\xfe{\x00}\x00", "the file is UTF-16 or binary; session metadata is UTF-8"),

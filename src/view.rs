@@ -8,7 +8,7 @@ use serde_json::{Map, Value, json};
 
 use crate::config::tenant::Limits;
 use crate::ids::Kind;
-use crate::session::{Session, text};
+use crate::session::{Session, Stamp, text};
 
 /// No list that a template can walk is longer, `raw` included.
 const RAW_ENTRIES: usize = 200;
@@ -75,7 +75,6 @@ pub fn view(session: Session, tenant: &str, limits: &Limits) -> Value {
         "agent": reader.agent(),
         "customer": reader.customer(),
         "deflection": reader.deflection(),
-        "custom": reader.custom(),
         "attachment": null,
         "is_follow_up": false,
         "changes": [],
@@ -117,15 +116,16 @@ impl<'s> Reader<'s> {
 
     /// For a chat, "queued" and "connected" are the earliest of its rows: the platform has no keys for them.
     fn times(&self) -> Value {
-        let earliest = |rows: &'s [Value], key: &str| rows.iter().filter_map(|row| line(row.get(key))).min();
+        let earliest = |rows: &'s [Value], key: &str| first(rows.iter().filter_map(|row| line(row.get(key))));
         let joined = |types: &'static [&str]| {
             let of_type =
                 move |row: &&'s Value| types.contains(&row.get("type").and_then(Value::as_str).unwrap_or(""));
-            self.list("participants")
-                .iter()
-                .filter(of_type)
-                .filter_map(|row| line(row.get("connected_at")))
-                .min()
+            first(
+                self.list("participants")
+                    .iter()
+                    .filter(of_type)
+                    .filter_map(|row| line(row.get("connected_at"))),
+            )
         };
         let virtual_agents: &[&str] = &["virtual_agent", "task_virtual_agent"];
         json!({
@@ -206,7 +206,7 @@ impl<'s> Reader<'s> {
         json!({ "kind": self.line("deflection").or_else(|| after_hours.map(|_| "after_hours".to_owned())) })
     }
 
-    fn custom(&self) -> Value {
+    fn custom(&self) -> Vec<Value> {
         let sets = [("custom_data_secured", true), ("custom_data_not_secured", false)];
         let entries = sets.iter().flat_map(|(key, secured)| {
             let object = self.root.get(*key).and_then(Value::as_object);
@@ -214,9 +214,10 @@ impl<'s> Reader<'s> {
         });
         let shown = entries.filter_map(|(name, entry, secured)| {
             let value = line(entry.get("value")).or_else(|| line(Some(entry)))?;
-            Some(json!({ "name": line(entry.get("label")).unwrap_or_else(|| one_line(name)), "value": value, "secured": secured }))
+            let name = line(entry.get("label")).unwrap_or_else(|| one_line(name));
+            Some(json!({ "name": name, "value": value, "secured": secured }))
         });
-        shown.take(self.limits.list_entries).collect()
+        shown.collect()
     }
 
     /// The lists and, under `more`, how many entries of each are not shown.
@@ -236,6 +237,7 @@ impl<'s> Reader<'s> {
         add("deflected_escalations", self.list("virtual_agent_deflected_escalations"), &deflected);
         add("photos", self.list("photos"), &medium);
         add("videos", self.list("videos"), &medium);
+        add("custom", &self.custom(), &|entry| Some(entry.clone()));
         add("sms_in_call", self.list("in_call_sms"), &message);
         add("sms_waiting", self.list("wait_time_sms"), &message);
         view.insert("more".to_owned(), Value::Object(more));
@@ -257,6 +259,11 @@ impl<'s> Reader<'s> {
             None => (Some(whole), None),
         }
     }
+}
+
+/// The earliest of some stamps, whatever offsets they are in.
+fn first(stamps: impl Iterator<Item = String>) -> Option<String> {
+    stamps.min_by_key(|stamp| Stamp::parse(stamp).map_or(jiff::Timestamp::MAX, Stamp::instant))
 }
 
 fn participant(row: &Value) -> Option<Value> {

@@ -2,7 +2,10 @@
 
 use std::io::{self, Write};
 
+use serde_json::json;
+
 use super::{Common, Exit};
+use crate::config::profile::Identity;
 use crate::config::reader::Problem;
 use crate::config::tenant::Tenant;
 use crate::config::{Config, Problems};
@@ -23,11 +26,12 @@ pub(super) fn run(common: &Common) -> anyhow::Result<Exit> {
         config.tenants.values().flat_map(|tenant| check(&config, common, tenant)).collect();
     if problems.is_empty() {
         for tenant in config.tenants.values() {
-            writeln!(
-                out,
-                "tenant {}: ok, profile {} ({})",
-                tenant.name, tenant.profile.name, tenant.profile.title
-            )?;
+            let identity = match tenant.profile.ticket.identity {
+                Identity::Number => "out_ticket_id is the ticket's number",
+                Identity::Id => "out_ticket_id is the ticket's internal id",
+                Identity::Same => "a ticket has one id",
+            };
+            writeln!(out, "tenant {}: ok; {}: {identity}", tenant.name, tenant.profile.title)?;
         }
         return Ok(Exit::Done);
     }
@@ -57,17 +61,23 @@ fn check(config: &Config, common: &Common, tenant: &Tenant) -> Vec<Problem> {
     problems
 }
 
-/// Renders every sample in every language; a name that no session has is told once.
+/// Renders every sample in every language, as a first mail and as a follow-up without attachment; and looks for
+/// names that no session has. Each problem is told once.
 fn render_samples(config: &Config, tenant: &Tenant, templates: &Templates) -> Vec<Problem> {
     let folder = tenant.templates.clone().unwrap_or_else(|| "templates".into());
-    let mut problems: Vec<Problem> = Vec::new();
+    let mut views = Vec::new();
     for (name, json) in SAMPLES {
-        let Ok(Reading::Session(session)) = read(json.as_bytes(), name, config.session_bytes) else {
-            continue;
-        };
-        let mut data = view(*session, &tenant.title, &tenant.limits);
-        data["attachment"] = name.into();
-        let data = Context::from(data);
+        if let Ok(Reading::Session(session)) = read(json.as_bytes(), name, config.session_bytes) {
+            let mut first = view(*session, &tenant.title, &tenant.limits);
+            let mut follow_up = first.clone();
+            first["attachment"] = name.into();
+            follow_up["is_follow_up"] = true.into();
+            follow_up["changes"] = json!([{ "name": "status", "before": "connected", "after": "finished" }]);
+            views.extend([first, follow_up]);
+        }
+    }
+    let mut problems = templates.unknown_names(&views);
+    for data in views.into_iter().map(Context::from) {
         for language in templates.languages() {
             if let Err(failure) = templates.render(Some(language), &data) {
                 let problem = Problem::of_file(&folder, chain(&failure));

@@ -96,7 +96,7 @@ pub(super) async fn run(arguments: &Arguments) -> anyhow::Result<Exit> {
         write!(out, "{}: ", tenant.title)?;
         out.flush()?;
         if let Some(inbox) = &tenant.folder {
-            send_all(&config, &desk, &store, inbox).await?;
+            send_all(&desk, &store, inbox).await?;
         }
     }
     writeln!(out, "\nThe sent-mail log:")?;

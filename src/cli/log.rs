@@ -14,13 +14,14 @@ use crate::outbox::State;
 use crate::store::{AttemptRow, DeliveryRow, Filter, Store, Story};
 
 #[derive(Debug, clap::Args)]
+#[command(args_conflicts_with_subcommands = true)]
 pub(super) struct Arguments {
     #[command(subcommand)]
     what: Option<What>,
     #[command(flatten)]
     filter: FilterArguments,
     /// How to write.
-    #[arg(long, value_enum, global = true, default_value = "table")]
+    #[arg(long, value_enum, default_value = "table")]
     format: Format,
 }
 
@@ -30,6 +31,20 @@ enum What {
     Show {
         /// call-NUMBER or chat-NUMBER.
         session: SessionName,
+        /// Only of this tenant.
+        #[arg(long, value_name = "T")]
+        tenant: Option<String>,
+        /// How to write.
+        #[arg(long, value_enum, default_value = "table")]
+        format: Format,
+    },
+    /// The newest file of a session, byte for byte as it came.
+    File {
+        /// call-NUMBER or chat-NUMBER.
+        session: SessionName,
+        /// Of this tenant, where several have a session of that name.
+        #[arg(long, value_name = "T")]
+        tenant: Option<String>,
     },
     /// One delivery's mail as it was sent.
     Mail {
@@ -43,6 +58,12 @@ enum What {
     Quarantine {
         /// Write this one's bytes instead of the list.
         id: Option<i64>,
+        /// Only of this tenant.
+        #[arg(long, value_name = "T")]
+        tenant: Option<String>,
+        /// How to write.
+        #[arg(long, value_enum, default_value = "table")]
+        format: Format,
     },
 }
 
@@ -50,7 +71,7 @@ enum What {
 #[derive(Debug, Clone, clap::Args)]
 pub(super) struct FilterArguments {
     /// Of this tenant.
-    #[arg(long, value_name = "T", global = true)]
+    #[arg(long, value_name = "T")]
     pub(super) tenant: Option<String>,
     /// About this session: call-NUMBER or chat-NUMBER.
     #[arg(long)]
@@ -111,17 +132,26 @@ pub(super) fn run(config: &Config, arguments: &Arguments) -> anyhow::Result<Exit
             list(out, &store.deliveries(&arguments.filter.filter()?)?, arguments.format)?;
             Ok(Exit::Done)
         }
-        Some(What::Show { session }) => {
-            let stories = store.stories(*session, arguments.filter.tenant.as_deref())?;
+        Some(What::Show { session, tenant, format }) => {
+            let stories = store.stories(*session, tenant.as_deref())?;
             if stories.is_empty() {
-                writeln!(io::stderr(), "nothing is known of {session}")?;
-                return Ok(Exit::Failed);
+                return unknown(*session);
             }
-            show(out, &stories, arguments.format)?;
+            show(out, &stories, *format)?;
             Ok(Exit::Done)
         }
+        Some(What::File { session, tenant }) => match store.newest_file(*session, tenant.as_deref())? {
+            Some(bytes) => {
+                out.write_all(&bytes)?;
+                Ok(Exit::Done)
+            }
+            None => unknown(*session),
+        },
         Some(What::Mail { delivery, source }) => mail(out, &store, DeliveryId(*delivery), *source),
-        Some(What::Quarantine { id }) => quarantine(out, &store, arguments, *id),
+        Some(What::Quarantine { id: Some(id), .. }) => quarantined(out, &store, *id),
+        Some(What::Quarantine { id: None, tenant, format }) => {
+            quarantine(out, &store, tenant.as_deref(), *format)
+        }
     }
 }
 
@@ -316,22 +346,28 @@ fn mail(out: &mut dyn Write, store: &Store, id: DeliveryId, source: bool) -> any
     Ok(Exit::Done)
 }
 
+fn unknown(session: SessionName) -> anyhow::Result<Exit> {
+    writeln!(io::stderr(), "nothing is known of {session}")?;
+    Ok(Exit::Failed)
+}
+
+fn quarantined(out: &mut dyn Write, store: &Store, id: i64) -> anyhow::Result<Exit> {
+    let Some(bytes) = store.quarantined_bytes(id)? else {
+        writeln!(io::stderr(), "nothing in quarantine has the number {id}")?;
+        return Ok(Exit::Failed);
+    };
+    out.write_all(&bytes)?;
+    Ok(Exit::Done)
+}
+
 fn quarantine(
     out: &mut dyn Write,
     store: &Store,
-    arguments: &Arguments,
-    id: Option<i64>,
+    tenant: Option<&str>,
+    format: Format,
 ) -> anyhow::Result<Exit> {
-    if let Some(id) = id {
-        let Some(bytes) = store.quarantined_bytes(id)? else {
-            writeln!(io::stderr(), "nothing in quarantine has the number {id}")?;
-            return Ok(Exit::Failed);
-        };
-        out.write_all(&bytes)?;
-        return Ok(Exit::Done);
-    }
     let mut rows = Rows::new(&["id", "at", "tenant", "file", "octets", "reason"]);
-    for row in store.quarantined(arguments.filter.tenant.as_deref())? {
+    for row in store.quarantined(tenant)? {
         rows.push(vec![
             row.id.into(),
             stamp(row.at).into(),
@@ -341,7 +377,7 @@ fn quarantine(
             row.reason.into(),
         ]);
     }
-    rows.write(out, arguments.format)?;
+    rows.write(out, format)?;
     Ok(Exit::Done)
 }
 

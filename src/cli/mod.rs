@@ -49,9 +49,10 @@ struct Common {
     /// The template folder of all tenants, in place of theirs.
     #[arg(long, global = true, value_name = "DIR", env = "AFTERCALL_TEMPLATES")]
     templates: Option<PathBuf>,
-    /// What to log: error, warn, info, debug, or directives such as aftercall=debug.
-    #[arg(long, global = true, value_name = "FILTER", env = "AFTERCALL_LOG", default_value = "warn")]
-    log: String,
+    /// What to log: error, warn, info, debug, or directives such as aftercall=debug. Without it, serve logs info
+    /// and every other command warn.
+    #[arg(long, global = true, value_name = "FILTER", env = "AFTERCALL_LOG")]
+    log: Option<String>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -111,13 +112,13 @@ fn run(arguments: Arguments) -> anyhow::Result<Exit> {
     runtime.block_on(async {
         match command {
             Command::Demo(arguments) => {
-                start_log(LogFormat::Text, &common.log)?;
+                start_log(LogFormat::Text, common.log.as_deref().unwrap_or("error"))?;
                 demo::run(&arguments).await
             }
             Command::Check => check::run(&common),
             _ => {
                 let config = common.load()?;
-                let filter = if serving && common.log == "warn" { "info" } else { &common.log };
+                let filter = common.log.as_deref().unwrap_or(if serving { "info" } else { "warn" });
                 start_log(config.log, filter)?;
                 match command {
                     Command::Send(arguments) => send::run(&config, arguments).await,

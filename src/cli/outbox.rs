@@ -14,6 +14,7 @@ use crate::outbox::{STATES, State};
 use crate::store::{Change, Filter, Store};
 
 #[derive(Debug, clap::Args)]
+#[command(args_conflicts_with_subcommands = true)]
 pub(super) struct Arguments {
     #[command(subcommand)]
     what: Option<What>,

@@ -13,7 +13,7 @@ use tokio::sync::{Notify, watch};
 use super::{Exit, Misuse, open_store, preview, tenant};
 use crate::clock::Clock;
 use crate::config::Config;
-use crate::config::tenant::{Retry, Tenant};
+use crate::config::tenant::Tenant;
 use crate::deliver::tls::connector;
 use crate::flow::desk::Desk;
 use crate::flow::dispatch::Dispatcher;
@@ -59,10 +59,10 @@ pub(super) async fn run(config: &Config, arguments: Arguments) -> anyhow::Result
     let store = open_store(config)?;
     let desk = Desk::open(config, tenant, Some(&store), Clock::default()).await?;
     if let Some(folder) = &arguments.all {
-        return send_all(config, &desk, &store, folder).await;
+        return send_all(&desk, &store, folder).await;
     }
     let tally = take_each(&desk, &store, &arguments.files).await?;
-    let sending = Sending::start(config, tenant, &store).await?;
+    let sending = Sending::start(tenant, &store).await?;
     loop {
         let rows = deliveries(&store, &tally.deliveries)?;
         let now = Clock::default().now();
@@ -75,16 +75,11 @@ pub(super) async fn run(config: &Config, arguments: Arguments) -> anyhow::Result
 }
 
 /// Takes a whole folder and sends until everything of the tenant is settled.
-pub(super) async fn send_all(
-    config: &Config,
-    desk: &Desk,
-    store: &Store,
-    folder: &Path,
-) -> anyhow::Result<Exit> {
+pub(super) async fn send_all(desk: &Desk, store: &Store, folder: &Path) -> anyhow::Result<Exit> {
     if !folder.is_dir() {
         return Err(Misuse(format!("{} is not a folder", folder.display())).into());
     }
-    let sending = Sending::start(config, &desk.tenant, store).await?;
+    let sending = Sending::start(&desk.tenant, store).await?;
     let mut tally = Tally::default();
     let started = Clock::default().now();
     let told = |file: Seen, result| match result {
@@ -180,12 +175,14 @@ pub(super) struct Sending {
 }
 
 impl Sending {
-    pub(super) async fn start(config: &Config, tenant: &Tenant, store: &Store) -> anyhow::Result<Self> {
+    pub(super) async fn start(tenant: &Tenant, store: &Store) -> anyhow::Result<Self> {
         let (stop, stopped) = watch::channel(false);
         let wake = Arc::new(Notify::new());
-        let Some(lock) = store.lock_delivery()? else { return Ok(Self { ours: None, stop, wake }) };
+        let Some(lock) = store.lock_delivery(&tenant.name)? else {
+            return Ok(Self { ours: None, stop, wake });
+        };
         let clock = Clock::default();
-        store.recover(retries(config), clock.now()).await?;
+        store.recover(tenant.name.clone(), tenant.retry, clock.now()).await?;
         let dispatcher = Dispatcher {
             tenant: Arc::new(tenant.clone()),
             store: store.clone(),
@@ -226,11 +223,6 @@ impl Sending {
         }
         Ok(())
     }
-}
-
-/// What each tenant does about attempts without an end.
-pub(super) fn retries(config: &Config) -> BTreeMap<String, Retry> {
-    config.tenants.iter().map(|(name, tenant)| (name.clone(), tenant.retry)).collect()
 }
 
 fn deliveries(store: &Store, ids: &[DeliveryId]) -> Result<Vec<DeliveryRow>, StoreError> {

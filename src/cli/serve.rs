@@ -5,9 +5,8 @@ use std::sync::Arc;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
-use super::send::retries;
 use super::{Exit, open_store, tenant};
 use crate::clock::Clock;
 use crate::config::Config;
@@ -33,17 +32,22 @@ pub(super) async fn run(config: &Config, arguments: &Arguments) -> anyhow::Resul
     };
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let store = open_store(config)?;
-    let Some(_lock) = store.lock_delivery()? else {
-        warn!(store = %config.store.display(), "another aftercall is delivering from this store");
-        return Ok(Exit::TryAgain);
-    };
-    let uncertain = store.recover(retries(config), Clock::default().now()).await?;
+    let mut locks = Vec::new();
+    for tenant in &tenants {
+        let Some(lock) = store.lock_delivery(&tenant.name)? else {
+            error!(tenant = tenant.name, "another aftercall is delivering for this tenant from this store");
+            return Ok(Exit::TryAgain);
+        };
+        locks.push(lock);
+        let uncertain = store.recover(tenant.name.clone(), tenant.retry, Clock::default().now()).await?;
+        info!(tenant = tenant.name, uncertain, "took over");
+    }
     let (stop, stopped) = watch::channel(false);
     let mut tasks = JoinSet::new();
     for tenant in tenants {
         start(config, tenant, &store, &stopped, &mut tasks).await?;
     }
-    info!(store = %config.store.display(), uncertain, "serving");
+    info!(store = %config.store.display(), "serving");
     let failed = tokio::select! {
         _ = terminate.recv() => None,
         _ = interrupt.recv() => None,
@@ -55,6 +59,7 @@ pub(super) async fn run(config: &Config, arguments: &Arguments) -> anyhow::Resul
     while let Some(ended) = tasks.join_next().await {
         result = result.and(ended.unwrap_or(Err(StoreError::Closed)));
     }
+    drop(locks);
     result?;
     info!("stopped");
     Ok(Exit::Done)

@@ -135,6 +135,9 @@ impl Profile {
             ticket.one_of("characters", &[("digits", Characters::Digits), ("word", Characters::Word)]);
         let longest = ticket.integer("longest", 1..=100).and_then(|longest| usize::try_from(longest).ok());
         ticket.finish();
+        if subject.as_ref().is_some_and(|subject| !subject.contains("{ticket}")) {
+            root.problem("subject", "must hold {ticket}");
+        }
         for (key, pattern) in [("subject", &subject), ("reference", &reference)] {
             for unknown in placeholders(pattern.as_deref().unwrap_or_default()) {
                 if unknown != "ticket" && !parameters.contains(&unknown) {

@@ -384,7 +384,8 @@ fn relay(
             .map_or(port.and_then(|port| u16::try_from(port).ok()).unwrap_or(default_port), |url| url.port),
         tls,
         ca_file,
-        login: user.zip(password),
+        // A password is not sent in the clear to a relay that a flag put in place of the configured one.
+        login: user.zip(password).filter(|_| url.is_none_or(|url| url.tls != Tls::None)),
         connections,
         hello: hello?,
         reply_timeout,

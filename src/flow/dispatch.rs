@@ -228,6 +228,9 @@ impl Dispatcher {
     async fn attempt(&self, work: &Work, pool: &Pool) -> Report {
         let envelope = Envelope { from: &work.envelope_from, recipient: &work.recipient, wire: &work.wire };
         let _permit = pool.permits.acquire().await;
+        if *self.stop.borrow() {
+            return self.not_begun();
+        }
         if let Some(connection) = pool.take()
             && let Sent::Ended(report, kept) = connection.send(envelope).await
         {
@@ -247,30 +250,63 @@ impl Dispatcher {
         }
     }
 
+    /// The report of an attempt that was recorded and, because it is time to stop, not made.
+    fn not_begun(&self) -> Report {
+        let relay = &self.tenant.relay;
+        Report {
+            outcome: Outcome::Deferred,
+            relay: format!("{}:{}", relay.host, relay.port),
+            tls: None,
+            stage: "stop",
+            code: None,
+            text: "the program stopped before the attempt was made".to_owned(),
+        }
+    }
+
     async fn finish(&self, ended: Option<Ended>) -> Result<(), StoreError> {
         let Some(Ended { work, report }) = ended else { return Ok(()) };
-        let (tenant, delivery, outcome) = (&self.tenant.name, work.lease.delivery, report.outcome);
+        let (tenant, delivery, outcome) = (&self.tenant.name, work.lease.delivery.0, report.outcome);
         match outcome {
-            Outcome::Accepted => info!(tenant, %delivery, attempt = work.attempt, "the relay accepted"),
+            Outcome::Accepted => info!(tenant, delivery, attempt = work.attempt, "the relay accepted"),
             Outcome::Deferred => {
-                warn!(tenant, %delivery, attempt = work.attempt, stage = report.stage, code = report.code, "deferred");
+                warn!(
+                    tenant,
+                    delivery,
+                    attempt = work.attempt,
+                    stage = report.stage,
+                    code = report.code,
+                    "deferred"
+                );
             }
             Outcome::Rejected | Outcome::Uncertain => {
-                warn!(tenant, %delivery, attempt = work.attempt, stage = report.stage, code = report.code, "{}", outcome.as_str());
+                warn!(
+                    tenant,
+                    delivery,
+                    attempt = work.attempt,
+                    stage = report.stage,
+                    code = report.code,
+                    "{}",
+                    outcome.as_str()
+                );
             }
         }
         // The server's words may quote addresses, so they are for the log of the store and for debugging.
-        debug!(tenant, %delivery, answer = report.text, "the relay's answer");
+        debug!(tenant, delivery, answer = report.text, "the relay's answer");
         let now = self.clock.now();
         let next = self.store.finish_attempt(work.lease, work.attempt, report, self.tenant.retry, now).await;
         match next {
             Ok(Some(_)) => Ok(()),
             Ok(None) => {
-                error!(tenant, %delivery, "the lease was no longer good; the outcome is not recorded");
+                error!(tenant, delivery, "the lease was no longer good; the outcome is not recorded");
                 Ok(())
             }
             Err(fault) => {
-                error!(tenant, %delivery, cause = chain(&fault), "the outcome could not be recorded; after a restart it is uncertain");
+                error!(
+                    tenant,
+                    delivery,
+                    cause = chain(&fault),
+                    "the outcome could not be recorded; after a restart it is uncertain"
+                );
                 Err(fault)
             }
         }

@@ -195,7 +195,12 @@ impl Work {
         };
         let parts = Parts { session: key, raw, digest, mail, rendered: &rendered, attach };
         match compose(&parts, &self.desk.tenant, &self.desk.key, self.desk.clock.now()) {
-            Ok(message) => Planned::Message { message, due: mail.due, waits_for: mail.waits_for },
+            Ok(message) => Planned::Message {
+                message,
+                due: mail.due,
+                waits_for: mail.waits_for,
+                hold: mail.hold.clone(),
+            },
             Err(fault) => Planned::Hold(chain(&fault)),
         }
     }

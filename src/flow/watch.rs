@@ -195,13 +195,14 @@ impl Watcher {
             let folder = self.folder.clone();
             let mut seen = spawn_blocking(move || session_files(&folder)).await.unwrap_or_default();
             seen.retain(|file| !done.contains(&file.key()));
+            let looked = began.elapsed();
             let (steady, moving): (Vec<Seen>, Vec<Seen>) = seen
                 .into_iter()
                 .partition(|file| file.has_rested() || before.get(&file.path) == Some(&file.stamp));
             before = moving.into_iter().map(|file| (file.path, file.stamp)).collect();
             self.take(steady, &mut done, &mut before).await?;
             // A large folder is looked at less often, so that looking never takes more than a tenth of the time.
-            let wait = LOOK.max(began.elapsed() * 9);
+            let wait = LOOK.max(looked * 9);
             tokio::select! {
                 () = tokio::time::sleep(wait) => {}
                 _ = self.stop.changed() => {}

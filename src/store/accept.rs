@@ -52,6 +52,8 @@ pub enum Planned {
         due: Timestamp,
         /// Why not now; empty for now.
         waits_for: &'static str,
+        /// Why only after a person lets it go; none when nobody needs to.
+        hold: Option<String>,
     },
     /// Nothing until a person decides, for this reason.
     Hold(String),
@@ -159,19 +161,24 @@ fn accept(connection: &Connection, accepted: &Accepted) -> rusqlite::Result<Acce
     for replaced in &accepted.supersedes {
         supersede(connection, &session, *replaced, delivery, accepted)?;
     }
-    let (plan, detail) = match &accepted.planned {
-        Planned::Nothing(why) => ("nothing", (*why).to_owned()),
-        Planned::Message { message, due, .. } => ("send", format!("to {} from {due}", message.recipient)),
-        Planned::Hold(why) => ("hold", why.clone()),
-    };
-    let content = json!({
+    let mut content = json!({
         "revision": accepted.digest.to_string(),
         "updated_at": accepted.updated_at.to_string(),
         "source": accepted.source,
         "ticket": accepted.ticket.id,
-        "plan": plan,
-        "detail": detail,
     });
+    content["plan"] = match &accepted.planned {
+        Planned::Nothing(why) => json!({ "nothing": why }),
+        Planned::Hold(why) => json!({ "hold": why }),
+        Planned::Message { message, due, hold, .. } => json!({
+            "send_to": message.recipient.as_str(),
+            "from": message.envelope_from.as_str(),
+            "message_id": message.message_id,
+            "sha256": Digest::of(&message.wire).to_string(),
+            "due": due.to_string(),
+            "hold": hold,
+        }),
+    };
     let entry =
         Entry { event: Event::Accepted, at: accepted.now, session: Some(session.name), delivery, content };
     append(connection, &accepted.key.tenant, Some(&session), &entry)?;
@@ -253,7 +260,10 @@ fn insert_delivery(
 ) -> rusqlite::Result<Option<DeliveryId>> {
     let (state, reason, due, message) = match &accepted.planned {
         Planned::Nothing(_) => return Ok(None),
-        Planned::Message { message, due, waits_for } => {
+        Planned::Message { message, hold: Some(reason), .. } => {
+            (State::Held, reason.clone(), None, Some(message))
+        }
+        Planned::Message { message, due, waits_for, hold: None } => {
             let reason = if waits_for.is_empty() { String::new() } else { format!("waits for {waits_for}") };
             (State::Pending, reason, Some(*due), Some(message))
         }

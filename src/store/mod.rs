@@ -121,11 +121,11 @@ impl Store {
             .map_err(|source| StoreError::Database { path: Arc::clone(&self.path), source: Arc::new(source) })
     }
 
-    /// The right to deliver from this store: one process at a time has it, and loses it with its life.
-    /// None while another process has it.
-    pub fn lock_delivery(&self) -> Result<Option<DeliveryLock>, StoreError> {
+    /// The right to deliver for one tenant from this store: one process at a time has it, and loses it with its
+    /// life. None while another process has it.
+    pub fn lock_delivery(&self, tenant: &str) -> Result<Option<DeliveryLock>, StoreError> {
         let mut name = self.path.as_os_str().to_owned();
-        name.push("-delivery");
+        name.push(format!("-{tenant}.lock"));
         let opening = |source| StoreError::Open { path: Arc::clone(&self.path), source: Arc::new(source) };
         let file = File::create(&name).map_err(opening)?;
         match file.try_lock() {

@@ -75,7 +75,14 @@ fn one(
         Change::Cancel => (
             Event::Cancelled,
             State::Cancelled,
-            &[State::Pending, State::Deferred, State::Uncertain, State::Held],
+            &[
+                State::Pending,
+                State::Deferred,
+                State::Uncertain,
+                State::Held,
+                State::Rejected,
+                State::Expired,
+            ],
         ),
     };
     if !from.contains(&state) {
@@ -84,6 +91,9 @@ fn one(
     if next == State::Pending && !composed {
         let why = "has no message: it waits for a revision with a usable ticket id";
         return Ok(Changed { id, result: Err(why.to_owned()) });
+    }
+    if change == Change::Retry && newer_went_out(connection, id)? {
+        return Ok(Changed { id, result: Err("is older than an update that went out after it".to_owned()) });
     }
     let due = (next == State::Pending).then_some(now.as_millisecond());
     connection
@@ -108,4 +118,15 @@ fn one(
         &Entry { event, at: now, session: Some(session.name), delivery: Some(id), content },
     )?;
     Ok(Changed { id, result: Ok(next) })
+}
+
+/// Whether a later delivery of the same session may have arrived: sending this one now would bring old news.
+fn newer_went_out(connection: &Connection, id: DeliveryId) -> rusqlite::Result<bool> {
+    connection
+        .prepare_cached(
+            "SELECT EXISTS (SELECT 1 FROM deliveries d JOIN deliveries later \
+             ON later.session = d.session AND later.id > d.id \
+             WHERE d.id = ? AND later.state IN ('leased', 'sending', 'accepted', 'uncertain'))",
+        )?
+        .query_row([id.0], |row| row.get(0))
 }

@@ -180,6 +180,23 @@ impl Store {
         })
     }
 
+    /// The bytes of a session's newest revision.
+    pub fn newest_file(
+        &self,
+        session: SessionName,
+        tenant: Option<&str>,
+    ) -> Result<Option<Vec<u8>>, StoreError> {
+        self.read(|connection| {
+            let mut newest = connection.prepare(
+                "SELECT r.raw FROM revisions r JOIN sessions s ON s.id = r.session \
+                 WHERE s.kind = ? AND s.number = ? AND (?3 IS NULL OR s.tenant = ?3) \
+                 ORDER BY s.tenant, r.updated_at DESC, r.digest DESC LIMIT 1",
+            )?;
+            let values = rusqlite::params![session.kind.as_str(), session.number, tenant];
+            newest.query_row(values, |row| row.get(0)).optional()
+        })
+    }
+
     /// The whole chain of a tenant's log, oldest first.
     pub fn chain(&self, tenant: &str) -> Result<Vec<LogRow>, StoreError> {
         self.read(|connection| {

@@ -3,9 +3,7 @@
 //! An attempt is recorded before its first byte goes out and its outcome after its last came in, each in a
 //! transaction of its own. Who finishes must hold the lease that the attempt began with.
 
-use std::collections::BTreeMap;
-
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use rusqlite::{Connection, OptionalExtension, params};
 use serde_json::json;
 
@@ -105,14 +103,10 @@ impl Store {
         self.write(move |connection| finish(connection, lease, attempt, &report, &retry, now)).await
     }
 
-    /// Takes over what a process that died has left: leases return, attempts without an end are uncertain.
-    /// Only for the holder of the delivery lock. Says how many attempts were uncertain.
-    pub async fn recover(
-        &self,
-        retries: BTreeMap<String, Retry>,
-        now: Timestamp,
-    ) -> Result<usize, StoreError> {
-        self.write(move |connection| recover(connection, &retries, now)).await
+    /// Takes over what a process that died has left of the tenant's: leases return, attempts without an end are
+    /// uncertain. Only for the holder of the tenant's delivery lock. Says how many attempts were uncertain.
+    pub async fn recover(&self, tenant: String, retry: Retry, now: Timestamp) -> Result<usize, StoreError> {
+        self.write(move |connection| recover(connection, &tenant, &retry, now)).await
     }
 
     /// Gives unused leases back.
@@ -211,24 +205,19 @@ fn finish(
     Ok(Some(next))
 }
 
-fn recover(
-    connection: &Connection,
-    retries: &BTreeMap<String, Retry>,
-    now: Timestamp,
-) -> rusqlite::Result<usize> {
-    connection.execute(
-        &format!("UPDATE deliveries SET state = 'pending', due = ? WHERE state = 'leased' AND {UNSETTLED}"),
-        [now.as_millisecond()],
-    )?;
-    let mut begun = connection.prepare(&format!(
-        "SELECT id, lease, attempts, tenant FROM deliveries WHERE state = 'sending' AND {UNSETTLED} ORDER BY id"
-    ))?;
-    let begun: Vec<(Lease, u32, String)> = begun
-        .query_map([], |row| {
-            Ok((Lease { delivery: DeliveryId(row.get(0)?), number: row.get(1)? }, row.get(2)?, row.get(3)?))
+fn recover(connection: &Connection, tenant: &str, retry: &Retry, now: Timestamp) -> rusqlite::Result<usize> {
+    let returned = "UPDATE deliveries SET state = 'pending', due = ? WHERE tenant = ? AND state = 'leased'";
+    connection.execute(&format!("{returned} AND {UNSETTLED}"), params![now.as_millisecond(), tenant])?;
+    let begun = "SELECT id, lease, attempts FROM deliveries WHERE tenant = ? AND state = 'sending'";
+    let mut begun = connection.prepare(&format!("{begun} AND {UNSETTLED} ORDER BY id"))?;
+    let begun: Vec<(Lease, u32)> = begun
+        .query_map([tenant], |row| {
+            Ok((Lease { delivery: DeliveryId(row.get(0)?), number: row.get(1)? }, row.get(2)?))
         })?
         .collect::<Result<_, _>>()?;
-    for (lease, attempt, tenant) in &begun {
+    // The relay is not to blame: what is sent again goes at once.
+    let at_once = Retry { first: SignedDuration::ZERO, ..*retry };
+    for (lease, attempt) in &begun {
         let report = Report {
             outcome: Outcome::Uncertain,
             relay: String::new(),
@@ -237,16 +226,7 @@ fn recover(
             code: None,
             text: "the program ended during the attempt".to_owned(),
         };
-        // A tenant that is no longer configured keeps its mail until a person decides.
-        let hold = Retry {
-            first: jiff::SignedDuration::ZERO,
-            longest: jiff::SignedDuration::ZERO,
-            give_up_after: jiff::SignedDuration::MAX,
-            resend_uncertain: false,
-        };
-        let retry =
-            retries.get(tenant).map_or(hold, |retry| Retry { first: jiff::SignedDuration::ZERO, ..*retry });
-        finish(connection, *lease, *attempt, &report, &retry, now)?;
+        finish(connection, *lease, *attempt, &report, &at_once, now)?;
     }
     Ok(begun.len())
 }

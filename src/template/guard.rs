@@ -48,6 +48,48 @@ pub fn compile(source: &str, is_helper: &dyn Fn(&str) -> bool) -> Result<Templat
     Ok(template)
 }
 
+/// The names that a template takes from the top of the data: those outside `each` and `with`, and those after
+/// `@root`. For finding names that no session has.
+pub fn names(template: &Template) -> Vec<String> {
+    let mut names = Vec::new();
+    collect(template, true, &mut names);
+    names
+}
+
+fn collect(template: &Template, at_top: bool, names: &mut Vec<String>) {
+    for element in &template.elements {
+        if let TemplateElement::Expression(helper) | TemplateElement::HelperBlock(helper) = element {
+            collect_helper(helper, at_top, names);
+        }
+    }
+}
+
+fn collect_helper(helper: &HelperTemplate, at_top: bool, names: &mut Vec<String>) {
+    let is_value = !helper.block && helper.params.is_empty();
+    let name = is_value.then_some(&helper.name);
+    for parameter in name.into_iter().chain(&helper.params).chain(helper.hash.values()) {
+        match parameter {
+            Parameter::Name(_) | Parameter::Path(_) => {
+                let name = parameter.as_name().unwrap_or_default();
+                let from_root = name.strip_prefix("@root.");
+                let from_top =
+                    (at_top && !name.starts_with(['@', '.'])).then(|| name.trim_start_matches("this."));
+                names.extend(from_root.or(from_top).map(str::to_owned));
+            }
+            Parameter::Subexpression(inner) => {
+                if let TemplateElement::Expression(helper) = &*inner.element {
+                    collect_helper(helper, at_top, names);
+                }
+            }
+            _ => {}
+        }
+    }
+    let moves = matches!(helper.name.as_name(), Some("each" | "with"));
+    for inner in [&helper.template, &helper.inverse].into_iter().flatten() {
+        collect(inner, at_top && !moves, names);
+    }
+}
+
 /// The line where nesting passes the limit. Counts openings and closings only, in one pass over the text, and
 /// errs towards deeper: text inside strings and comments counts too.
 fn too_deep(source: &str) -> Option<usize> {
@@ -192,6 +234,13 @@ mod tests {
         let mut engine = handlebars::Handlebars::new();
         engine.register_template("t", template);
         assert_eq!(engine.render("t", &serde_json::json!({"a": true})).unwrap(), "x");
+    }
+
+    #[test]
+    fn names_are_those_taken_from_the_top_of_the_data() {
+        let source = "{{a.b}}{{#if (eq c 'x')}}{{eq this.d 1}}{{/if}}{{#each e}}{{f}}{{@root.g.h}}{{@index}}{{/each}}{{i}}";
+        let template = compile(source, &|name| ["each", "if", "eq"].contains(&name)).unwrap();
+        assert_eq!(names(&template), ["a.b", "c", "d", "e", "g.h", "i"]);
     }
 
     #[test]

@@ -16,6 +16,7 @@ use std::sync::Arc;
 pub use handlebars::Context;
 use handlebars::Handlebars;
 use jiff::tz::TimeZone;
+use serde_json::Value;
 
 use self::helpers::Form;
 use crate::config::reader::Problem;
@@ -76,6 +77,7 @@ pub enum Missing {
 pub struct Templates {
     by_language: BTreeMap<String, Compiled>,
     default: String,
+    names: Vec<(PathBuf, String)>,
 }
 
 #[derive(Debug)]
@@ -94,7 +96,7 @@ impl Templates {
         missing: Missing,
     ) -> Result<Self, Vec<Problem>> {
         let mut problems = Vec::new();
-        let mut by_language = BTreeMap::new();
+        let (mut by_language, mut names) = (BTreeMap::new(), Vec::new());
         for (tag, file, source) in languages(folder, &mut problems) {
             let language = match Language::parse(&source) {
                 Ok(language) => Arc::new(language),
@@ -103,11 +105,15 @@ impl Templates {
                     continue;
                 }
             };
-            if let Some(compiled) = Compiled::new(language, folder, zone, missing, &mut problems) {
+            if missing == Missing::Failure {
+                problems.extend(missing_names(&file, &language));
+            }
+            if let Some(compiled) = Compiled::new(language, folder, zone, missing, &mut names, &mut problems)
+            {
                 by_language.insert(tag, compiled);
             }
         }
-        let templates = Self { by_language, default: default.to_owned() };
+        let templates = Self { by_language, default: default.to_owned(), names };
         if problems.is_empty() && templates.find(default).is_none() {
             let file = folder.unwrap_or(Path::new("templates")).join("lang");
             problems.push(Problem::of_file(
@@ -122,6 +128,26 @@ impl Templates {
     /// The languages of the set.
     pub fn languages(&self) -> impl Iterator<Item = &str> {
         self.by_language.keys().map(String::as_str)
+    }
+
+    /// The names that the templates take and that none of these views has; each with its file.
+    pub fn unknown_names(&self, views: &[Value]) -> Vec<Problem> {
+        let is_known = |name: &str| {
+            let place = format!("/{}", name.replace('.', "/"));
+            // A list's entries differ, and what the platform sends beside the documented keys is not known.
+            helpers::NAMES.contains(&name)
+                || name == "raw"
+                || name.starts_with("raw.")
+                || name.contains('[')
+                || views.iter().any(|view| view.pointer(&place).is_some())
+        };
+        let unknown =
+            self.names.iter().filter(|(_, name)| !name.is_empty() && name != "this" && !is_known(name));
+        let mut problems: Vec<Problem> = unknown
+            .map(|(file, name)| Problem::of_file(file, format_args!("no session has {name:?}")))
+            .collect();
+        problems.dedup();
+        problems
     }
 
     /// The language that a session in `lang` is written in.
@@ -168,6 +194,7 @@ impl Compiled {
         folder: Option<&Path>,
         zone: Option<&TimeZone>,
         missing: Missing,
+        names: &mut Vec<(PathBuf, String)>,
         problems: &mut Vec<Problem>,
     ) -> Option<Self> {
         let engine = |form| {
@@ -186,7 +213,11 @@ impl Compiled {
             let (file, source) = own_file(folder, language.tag(), name, problems)
                 .unwrap_or_else(|| (PathBuf::from(name), shipped.to_owned()));
             match guard::compile(&source, &is_helper) {
-                Ok(template) => engine.register_template(name, template),
+                Ok(template) => {
+                    let used = guard::names(&template).into_iter().map(|used| (file.clone(), used));
+                    names.extend(used.filter(|used| !names.contains(used)).collect::<Vec<_>>());
+                    engine.register_template(name, template);
+                }
                 Err(refusal) => {
                     problems.push(Problem { line: refusal.line, ..Problem::of_file(&file, refusal) });
                 }
@@ -201,6 +232,14 @@ fn is_helper(name: &str) -> bool {
     const BUILT_IN: [&str; 14] =
         ["if", "unless", "each", "with", "lookup", "eq", "ne", "gt", "gte", "lt", "lte", "and", "or", "not"];
     BUILT_IN.contains(&name) || helpers::NAMES.contains(&name)
+}
+
+/// The labels, words and plurals that English has and this language does not.
+fn missing_names(file: &Path, language: &Language) -> Option<Problem> {
+    let english = Language::parse(SHIPPED_LANGUAGES[0].1).ok()?;
+    let known = language.names();
+    let missing: Vec<String> = english.names().into_iter().filter(|name| !known.contains(name)).collect();
+    (!missing.is_empty()).then(|| Problem::of_file(file, format_args!("missing: {}", missing.join(", "))))
 }
 
 /// A tenant's own file of that name: `TAG/NAME` for one language, else `NAME`.

@@ -303,7 +303,7 @@ fn a_huge_file_is_refused_without_being_held_in_memory() {
     assert_eq!(serve.terminate(), 0);
     assert!(peak < 100_000, "{peak} kB");
     let listed = quarantine(&site);
-    assert!(listed[0].1.contains("limit of 8000000"), "{listed:?}");
+    assert!(listed[0].1.contains("limit of 4000000"), "{listed:?}");
     relay.only();
 }
 
