@@ -23,7 +23,7 @@ use crate::store::{Store, StoreError};
 /// The shortest time between two looks.
 const LOOK: Duration = Duration::from_secs(1);
 /// How many files are worked on at a time, and of how many octets together; a larger one is worked on alone.
-const AT_ONCE: usize = 64;
+const AT_ONCE: usize = 256;
 const OCTETS_AT_ONCE: u64 = 4_000_000;
 /// How long a file that ends too early may stay so.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -100,8 +100,12 @@ fn look_at(path: PathBuf) -> Option<Seen> {
 /// Reads a file, at most one octet more than `limit`, so that a huge one is refused and not held.
 pub fn read_document(path: &Path, limit: usize) -> std::io::Result<Document> {
     use std::io::Read;
-    let mut bytes = Vec::new();
-    std::fs::File::open(path)?.take(limit as u64 + 1).read_to_end(&mut bytes)?;
+    let file = std::fs::File::open(path)?;
+    let most = limit as u64 + 1;
+    // Room for the whole file and one octet more, so that two reads do.
+    let room = usize::try_from(file.metadata()?.len().min(most)).unwrap_or(limit) + 1;
+    let mut bytes = Vec::with_capacity(room);
+    file.take(most).read_to_end(&mut bytes)?;
     let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
     Ok(Document { name, source: path.to_string_lossy().into_owned(), bytes: bytes.into() })
 }

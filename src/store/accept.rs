@@ -291,15 +291,8 @@ fn insert_delivery(
     let id = connection.last_insert_rowid();
     if let Some(message) = message {
         connection
-            .prepare_cached(
-                "INSERT INTO messages (delivery, envelope_from, digest, wire) VALUES (?, ?, ?, ?)",
-            )?
-            .execute(params![
-                id,
-                message.envelope_from.as_str(),
-                Digest::of(&message.wire).0,
-                message.wire
-            ])?;
+            .prepare_cached("INSERT INTO messages (delivery, envelope_from, wire) VALUES (?, ?, ?)")?
+            .execute(params![id, message.envelope_from.as_str(), message.wire])?;
     }
     Ok(Some(DeliveryId(id)))
 }

@@ -67,7 +67,7 @@ impl Store {
                 .prepare_cached(
                     "SELECT due FROM deliveries WHERE tenant = ? AND due IS NOT NULL ORDER BY due LIMIT 1",
                 )?
-                .query_row([tenant], |row| moment(row, 0))
+                .query_row([&tenant], |row| moment(row, 0))
                 .optional()
         })
         .await
@@ -81,7 +81,7 @@ impl Store {
                  AND NOT EXISTS (SELECT 1 FROM deliveries WHERE tenant = ?1 AND state = 'leased' AND {UNSETTLED}) \
                  AND NOT EXISTS (SELECT 1 FROM deliveries WHERE tenant = ?1 AND state = 'sending' AND {UNSETTLED})"
             );
-            connection.prepare_cached(&sql)?.query_row([tenant], |row| row.get(0))
+            connection.prepare_cached(&sql)?.query_row([&tenant], |row| row.get(0))
         })
         .await
     }

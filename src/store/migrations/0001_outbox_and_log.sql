@@ -59,7 +59,6 @@ CREATE INDEX deliveries_unsettled ON deliveries (tenant, state)
 CREATE TABLE messages (
   delivery INTEGER PRIMARY KEY REFERENCES deliveries (id),
   envelope_from TEXT NOT NULL,
-  digest BLOB NOT NULL,
   wire BLOB NOT NULL
 ) STRICT;
 
