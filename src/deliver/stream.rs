@@ -64,7 +64,7 @@ impl AsyncWrite for Stream {
 ///
 /// The library wants to read a greeting, write EHLO and parse the reply by itself; its parser is ours to avoid
 /// (it panics on a blank keyword line and reads keywords with their case). So it reads a greeting and a reply
-/// written by us, and its EHLO goes nowhere. Later replies are put into the form that it can read ([`Replies`]).
+/// written by us, and its EHLO goes nowhere. Later replies are put into the form that it can read (`Replies`).
 /// It also notes when the final dot of a message goes out.
 pub struct Primed {
     stream: Stream,

@@ -1,6 +1,6 @@
 //! The store: sessions, outbox and log in one SQLite database.
 //!
-//! Every verb is one whole transaction. All writing goes through one thread ([`writer`]), which commits many
+//! Every verb is one whole transaction. All writing goes through one thread (`writer`), which commits many
 //! callers' work with one sync; a caller is answered after the commit. Nothing is held while a network is
 //! waited for. The schema is made by numbered migrations; a newer one than ours is refused.
 

@@ -3,7 +3,7 @@
 //! A stack overflow inside the engine ends the process and cannot be caught, and compile time grows faster than
 //! nesting. So size and depth are measured on the text first; then the compiled elements are walked and
 //! partials, inline partials, decorators, unescaped output and unknown helpers are refused. What is left cannot
-//! call itself, and loops at most [`MAX_LOOPS`] deep over lists that the view has bounded.
+//! call itself, and loops at most `MAX_LOOPS` deep over lists that the view has bounded.
 
 use handlebars::Template;
 use handlebars::template::{DecoratorTemplate, HelperTemplate, Parameter, TemplateElement};

@@ -1,7 +1,7 @@
 //! The helpers that templates may call. `docs/templates.md` lists them for those who write templates.
 //!
 //! None of them fails on a null or missing value: it writes nothing. A value helper returns text that the engine
-//! escapes; only [`link`] and [`block`] write markup, and escape what they put into it.
+//! escapes; only `link` and `block` write markup, and escape what they put into it.
 
 use std::sync::Arc;
 
