@@ -28,7 +28,7 @@ const POLL: Duration = Duration::from_secs(1);
 /// How long an unused connection is kept.
 const IDLE: Duration = Duration::from_secs(10);
 /// Attempts that are recorded at a time, for each connection: one on the wire, the rest next in line.
-const LANES_PER_CONNECTION: usize = 4;
+const LANES_PER_CONNECTION: usize = 2;
 
 /// Sends one tenant's deliveries.
 #[derive(Clone)]

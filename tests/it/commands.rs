@@ -55,7 +55,7 @@ fn check_finds_nothing_wrong_with_what_ships() {
         site.write(&format!("config/{file}"), &std::fs::read(shipped).unwrap());
     }
     let told = site.run(&["check"]).with_code(0).out;
-    assert_eq!(told, "tenant acme: ok, profile rt (Request Tracker)\n");
+    assert_eq!(told, "tenant acme: ok; Request Tracker: a ticket has one id\n");
 }
 
 #[test]

@@ -7,5 +7,6 @@ mod delivery;
 mod intake;
 mod layers;
 mod python;
+mod readme;
 mod smtp;
 mod support;
