@@ -126,6 +126,10 @@ mod tests {
     fn the_chained_record_does_not_hold_the_content() {
         let sealed = sealed(&json!({"recipient": "crm@example.com"}), 1, &FIRST, b"salt");
         assert!(!sealed.record.contains("crm@example.com"), "{}", sealed.record);
-        assert!(sealed.record.contains(r#""session":"call-7","delivery":3"#), "{}", sealed.record);
+        assert!(
+            sealed.record.contains(r#""session":"call-7""#) && sealed.record.contains(r#""delivery":3"#),
+            "{}",
+            sealed.record
+        );
     }
 }

@@ -28,7 +28,7 @@ pub struct Session {
     pub lang: Option<String>,
     /// The CRM record.
     pub ticket: Ticket,
-    /// Everything the file holds, in its order.
+    /// Everything the file holds.
     pub root: Map<String, Value>,
 }
 

@@ -9,4 +9,6 @@ mod layers;
 mod python;
 mod readme;
 mod smtp;
+mod store;
 mod support;
+mod templates;
