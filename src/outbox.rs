@@ -65,11 +65,6 @@ impl State {
         STATES.iter().find(|(state, _)| *state == self).map_or("", |(_, word)| word)
     }
 
-    /// Whether nothing more happens by itself.
-    pub fn is_settled(self) -> bool {
-        !matches!(self, Self::Pending | Self::Leased | Self::Sending | Self::Deferred)
-    }
-
     /// Whether the message may have reached the CRM.
     pub fn may_have_arrived(self) -> bool {
         matches!(self, Self::Leased | Self::Sending | Self::Accepted | Self::Uncertain)

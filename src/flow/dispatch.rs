@@ -268,17 +268,7 @@ impl Dispatcher {
         let (tenant, delivery, outcome) = (&self.tenant.name, work.lease.delivery.0, report.outcome);
         match outcome {
             Outcome::Accepted => info!(tenant, delivery, attempt = work.attempt, "the relay accepted"),
-            Outcome::Deferred => {
-                warn!(
-                    tenant,
-                    delivery,
-                    attempt = work.attempt,
-                    stage = report.stage,
-                    code = report.code,
-                    "deferred"
-                );
-            }
-            Outcome::Rejected | Outcome::Uncertain => {
+            Outcome::Deferred | Outcome::Rejected | Outcome::Uncertain => {
                 warn!(
                     tenant,
                     delivery,
