@@ -151,10 +151,14 @@ impl Store {
 #[derive(Debug)]
 pub struct DeliveryLock(#[expect(dead_code, reason = "the lock lives as long as the file is open")] File);
 
-/// The database holds sessions and a key: nobody but its owner may read it.
+/// The database holds sessions and a key: nobody but its owner may read it. One that exists is not opened here:
+/// closing it again would drop the locks that SQLite holds on it elsewhere in this process (fcntl(2)).
 fn private(path: &Path) -> std::io::Result<()> {
     use std::os::unix::fs::OpenOptionsExt;
-    File::options().create(true).append(true).mode(0o600).open(path).map(drop)
+    match File::options().write(true).create_new(true).mode(0o600).open(path) {
+        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => Ok(()),
+        created => created.map(drop),
+    }
 }
 
 fn configure(connection: &Connection) -> rusqlite::Result<()> {

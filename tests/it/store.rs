@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
+use std::process::Command;
 use std::sync::Arc;
 
 use aftercall::compose::Composed;
@@ -19,6 +20,8 @@ use aftercall::store::{
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 use tempfile::TempDir;
+
+use crate::support::{Site, TenantFile};
 
 const RETRY: Retry = Retry {
     first: SignedDuration::from_mins(1),
@@ -607,6 +610,30 @@ fn what_is_no_database_is_refused_and_left_alone() {
     assert_eq!(std::fs::read_to_string(&file).unwrap(), text);
     assert!(Store::open(folder.path()).is_err(), "a folder");
     assert!(matches!(Store::open(&file.join("aftercall.db")), Err(StoreError::Open { .. })), "below a file");
+}
+
+/// A process loses its locks on a file as soon as it closes the file anywhere (fcntl(2)); another process would then
+/// believe that nobody else is there and take the write-ahead log away.
+#[test]
+fn a_store_that_is_opened_twice_in_a_process_keeps_what_is_written_to_it() {
+    let site = Site::new(1, &TenantFile::default());
+    let (first, second) = (site.store(), site.store());
+    drop(second);
+    let look = "import sqlite3, sys; c = sqlite3.connect(sys.argv[1]); c.execute('SELECT * FROM log').fetchall(); c.close()";
+    let looked =
+        Command::new("python3").args(["-c", look]).arg(site.path("config/aftercall.sqlite")).status();
+    assert!(looked.unwrap().success());
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    let quarantined = Quarantined {
+        tenant: "acme".to_owned(),
+        source: "call-1.json".to_owned(),
+        reason: "cut off".to_owned(),
+        raw: b"{".to_vec(),
+        now: at(0),
+    };
+    assert!(runtime.block_on(first.quarantine(quarantined)).unwrap());
+    let listed = site.run(&["log", "quarantine"]).with_code(0);
+    assert!(listed.out.contains("cut off"), "{}", listed.out);
 }
 
 #[test]

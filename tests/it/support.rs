@@ -154,6 +154,17 @@ pub(crate) struct Site {
     port: u16,
 }
 
+/// A failed test shows what the program did.
+impl Drop for Site {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let deliveries = Store::open(&self.path("config/aftercall.sqlite"))
+                .map(|store| store.deliveries(&Filter::default()));
+            eprintln!("{deliveries:#?}\n{}", self.serve_log());
+        }
+    }
+}
+
 /// How a command ended and what it said.
 #[derive(Debug)]
 pub(crate) struct Ended {
