@@ -1,7 +1,9 @@
 //! Mail addresses that are safe to put into an envelope and a header.
 //!
-//! ASCII only: an address that needs SMTPUTF8 is refused with its reason until the relay side can carry it.
+//! A domain is kept in its ASCII form, whatever form it is written in. A local part outside ASCII stays as it is and
+//! needs a relay that offers SMTPUTF8 (RFC 6531).
 
+use std::borrow::Cow;
 use std::fmt;
 use std::str::FromStr;
 
@@ -52,27 +54,32 @@ impl FromStr for Address {
         let bad = |reason| BadAddress { text: text.to_owned(), reason };
         let at = text.rfind('@').ok_or_else(|| bad("it has no @"))?;
         let (local, domain) = (&text[..at], &text[at + 1..]);
-        if !text.is_ascii() {
-            return Err(bad("it has characters outside ASCII; write the domain in its xn-- form"));
-        }
-        if text.len() > MAX_ADDRESS_OCTETS || local.len() > MAX_LOCAL_OCTETS {
+        let domain = if domain.is_ascii() {
+            Cow::Borrowed(domain)
+        } else {
+            Cow::Owned(
+                idna::domain_to_ascii(domain).map_err(|_| bad("the part after the @ is not a host name"))?,
+            )
+        };
+        if at + 1 + domain.len() > MAX_ADDRESS_OCTETS || local.len() > MAX_LOCAL_OCTETS {
             return Err(bad("it is longer than RFC 5321 allows (64 octets before the @, 254 in all)"));
         }
         if !is_dot_atom(local) {
             return Err(bad(
-                "the part before the @ may hold letters, digits, single dots and !#$%&'*+-/=?^_`{|}~",
+                "the part before the @ may hold letters, digits, single dots and !#$%&'*+-/=?^_`{|}~, and nothing invisible",
             ));
         }
         if !domain.split('.').all(is_host_label) {
             return Err(bad("the part after the @ is not a host name"));
         }
-        Ok(Self { text: text.to_owned(), at })
+        Ok(Self { text: format!("{local}@{domain}"), at })
     }
 }
 
-/// RFC 5322, section 3.2.3: atoms parted by single dots.
+/// RFC 5322, section 3.2.3: atoms parted by single dots; beyond ASCII, letters and digits (RFC 6532, section 3.2
+/// allows more, which nobody could see).
 fn is_dot_atom(local: &str) -> bool {
-    let is_atext = |c: char| c.is_ascii_alphanumeric() || "!#$%&'*+-/=?^_`{|}~".contains(c);
+    let is_atext = |c: char| c.is_alphanumeric() || "!#$%&'*+-/=?^_`{|}~".contains(c);
     local.split('.').all(|atom| !atom.is_empty() && atom.chars().all(is_atext))
 }
 
@@ -121,13 +128,25 @@ mod tests {
             ("a@example..com", false),
             ("a@example.com>", false),
             ("a@example.com\r\nRCPT TO:<b@example.com", false),
-            ("jörg@example.com", false),
+            ("jörg@example.com", true),
+            ("support@bücher.example", true),
+            ("a\u{202e}b@example.com", false),
+            ("a\u{a0}b@example.com", false),
+            ("a@ex\u{202e}ample.com", false),
+            ("a@b\u{fc}cher.example>", false),
             (&long_local, false),
             (&long_domain, false),
         ];
         for (text, taken) in table {
             assert_eq!(text.parse::<Address>().is_ok(), *taken, "{text}");
         }
+    }
+
+    #[test]
+    fn a_domain_has_one_form() {
+        let address: Address = "jörg@Bücher.example".parse().unwrap();
+        assert_eq!(address.as_str(), "jörg@xn--bcher-kva.example");
+        assert_eq!((address.local(), address.domain()), ("jörg", "xn--bcher-kva.example"));
     }
 
     #[test]

@@ -11,6 +11,7 @@ use lettre::message::header::{
     ContentDisposition, ContentTransferEncoding, ContentType, HeaderName, HeaderValue,
 };
 use lettre::message::{Body, Mailbox, MultiPart, SinglePart};
+use memchr::{memchr, memchr2_iter};
 
 use crate::address::{Address, BadAddress};
 use crate::config::profile::{ReplyTo, fill};
@@ -189,31 +190,27 @@ fn attachment(parts: &Parts<'_>) -> Result<SinglePart, Box<dyn std::error::Error
     Ok(SinglePart::builder().header(ContentType::parse("application/json")?).header(disposition).body(body))
 }
 
-/// Why `wire` must not be given to an SMTP server; none for a message that is safe. Bare CR or LF lets one
-/// message be read as two (SMTP smuggling), and RFC 5321, section 4.5.3.1.6 limits a line to 998 octets.
-pub fn wire_fault(wire: &[u8]) -> Option<&'static str> {
-    if !wire.ends_with(b"\r\n") {
-        return Some("the message does not end in CRLF");
+/// A message that may be given to an SMTP server, or why it must not. Bare CR or LF lets one message be read as two
+/// (SMTP smuggling), and RFC 5321, section 4.5.3.1.6 limits a line to 998 octets.
+pub fn safe_text(wire: &[u8]) -> Result<&str, &'static str> {
+    let text = std::str::from_utf8(wire).map_err(|_| "the message is not UTF-8")?;
+    if !text.ends_with("\r\n") {
+        return Err("the message does not end in CRLF");
     }
-    if !wire.is_ascii() || wire.contains(&0) {
-        return Some("the message has octets outside ASCII, or NUL");
+    if memchr(0, wire).is_some() {
+        return Err("the message has a NUL");
     }
-    for line in wire.split(|byte| *byte == b'\n') {
-        let Some(line) = line.strip_suffix(b"\r") else {
-            if line.is_empty() {
-                continue;
-            } else {
-                return Some("the message has a bare LF");
-            };
-        };
-        if line.contains(&b'\r') {
-            return Some("the message has a bare CR");
-        }
-        if line.len() > 998 {
-            return Some("the message has a line of more than 998 octets");
+    let mut line = 0;
+    for at in memchr2_iter(b'\r', b'\n', wire) {
+        match wire[at] {
+            b'\r' if wire.get(at + 1) != Some(&b'\n') => return Err("the message has a bare CR"),
+            b'\n' if at == 0 || wire[at - 1] != b'\r' => return Err("the message has a bare LF"),
+            b'\n' => line = at + 1,
+            _ if at - line > 998 => return Err("the message has a line of more than 998 octets"),
+            _ => {}
         }
     }
-    None
+    Ok(text)
 }
 
 #[cfg(test)]
@@ -344,13 +341,14 @@ mod tests {
             (b"a\n\r\n", false),
             (b"a", false),
             (b"a\n", false),
-            (b"\xc3\xa4\r\n", false),
+            (b"\xc3\xa4\r\n", true),
+            (b"\xe4\r\n", false),
             (b"a\0\r\n", false),
             (&long, false),
             (&long[1..], true),
         ];
         for (wire, safe) in table {
-            assert_eq!(wire_fault(wire).is_none(), *safe, "{:?}", String::from_utf8_lossy(wire));
+            assert_eq!(safe_text(wire).is_ok(), *safe, "{:?}", String::from_utf8_lossy(wire));
         }
     }
 
@@ -360,7 +358,7 @@ mod tests {
             let tenant = tenant("name = \"generic\"");
             let rendered = crate::template::clean(subject).replace('\n', " ");
             let composed = composed(&tenant, &mail(&[]), &raw, &rendered, &crate::template::clean(text));
-            prop_assert_eq!(wire_fault(&composed.wire), None);
+            prop_assert!(safe_text(&composed.wire).is_ok_and(str::is_ascii));
             let message = MessageParser::default().parse(&composed.wire).unwrap();
             let names: Vec<_> = message.headers().iter().map(mail_parser::Header::name).collect();
             prop_assert_eq!(names, ["From", "To", "Subject", "Date", "Message-ID", "Reply-To", "Auto-Submitted",

@@ -163,8 +163,13 @@ pub struct Report {
     pub stage: &'static str,
     /// The server's reply code; none when no reply came.
     pub code: Option<u16>,
+    /// The enhanced code that the text begins with (RFC 2034); none where the server gave none.
+    pub enhanced: Option<String>,
     /// The server's text, or what failed when there was none.
     pub text: String,
+    /// Every reply of the attempt, each with its step, oldest first; those to the opening of a connection are with
+    /// the first attempt over it.
+    pub replies: Vec<String>,
 }
 
 /// What follows an attempt: the next state, when it is due, and why.
@@ -246,7 +251,9 @@ mod tests {
             tls: None,
             stage: "rcpt",
             code: Some(450),
+            enhanced: None,
             text: "busy".into(),
+            replies: vec![],
         }
     }
 

@@ -117,6 +117,13 @@ pub struct Relay {
     pub message_timeout: SignedDuration,
 }
 
+impl Relay {
+    /// Where it is, as `host:port`.
+    pub fn place(&self) -> String {
+        format!("{}:{}", self.host, self.port)
+    }
+}
+
 /// When to try again, and when to stop.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Retry {

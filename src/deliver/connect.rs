@@ -14,7 +14,7 @@ use tokio_rustls::TlsConnector;
 
 use super::dialogue::{DialogueError, Reply, command, read_reply};
 use super::outcome::Stage;
-use super::smtp::Connection;
+use super::smtp::{Connection, Offers};
 use super::stream::{Primed, Stream};
 use crate::config::tenant::{Relay, Tls};
 
@@ -66,7 +66,9 @@ pub async fn connect(relay: &Relay, tls: &TlsConnector) -> Result<Connection, Un
         let credentials = Credentials::new(user.clone(), password.expose().to_owned());
         log_in(relay, &mut client, credentials, &mechanisms).await?;
     }
-    Ok(Connection::new(client, dot_sent, relay, security))
+    let said = |stage: Stage, reply: &Reply| format!("{stage}: {} {}", reply.code, reply.text());
+    let replies = vec![said(Stage::Greeting, &greeting), said(Stage::Hello, &hello)];
+    Ok(Connection::new(client, dot_sent, relay, Offers::of(&hello), security, replies))
 }
 
 /// Runs one step within the relay's time for a reply.

@@ -4,18 +4,22 @@
 //! mid-exchange is closed: on it a late reply would be read as the answer to the next command.
 
 use std::error::Error as _;
+use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use lettre::transport::smtp::client::AsyncSmtpConnection;
 use lettre::transport::smtp::commands::{Data, Mail, Quit, Rcpt, Rset};
+use lettre::transport::smtp::extension::{MailBodyParameter, MailParameter, RcptParameter};
 use lettre::transport::smtp::response::Response;
+use memchr::memmem;
 use tokio::time::timeout;
 
 use super::connect::Unusable;
-use super::outcome::{Stage, decide};
-use crate::compose::wire_fault;
+use super::dialogue::Reply;
+use super::outcome::{Stage, decide, enhanced};
+use crate::compose::safe_text;
 use crate::config::tenant::Relay;
 use crate::outbox::{Outcome, Report};
 
@@ -23,22 +27,61 @@ use crate::outbox::{Outcome, Report};
 pub struct Connection {
     client: AsyncSmtpConnection,
     dot_sent: Arc<AtomicBool>,
+    offers: Offers,
     relay: String,
     tls: Option<String>,
+    /// The replies to the opening of the connection, until a report takes them.
+    replies: Vec<String>,
     reply_timeout: Duration,
     message_timeout: Duration,
     is_used: bool,
 }
 
+/// The service extensions that a server offers, as far as we use them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Offers {
+    /// RFC 2920: several commands at once.
+    pub pipelining: bool,
+    /// RFC 3461: what to report, to whom, and under which name.
+    pub dsn: bool,
+    /// RFC 6531: addresses and headers beyond ASCII.
+    pub smtputf8: bool,
+    /// RFC 1870: sizes are told before a message is sent; the limit in octets, where there is one.
+    pub size: Option<Option<u64>>,
+}
+
+impl Offers {
+    /// Reads the reply to EHLO.
+    pub fn of(hello: &Reply) -> Self {
+        let has = |keyword| hello.keyword(keyword).is_some();
+        let limit = |parameters: Vec<String>| parameters.first()?.parse().ok().filter(|limit| *limit > 0);
+        Self {
+            pipelining: has("PIPELINING"),
+            dsn: has("DSN"),
+            // RFC 6531, section 3.1: only together with 8BITMIME.
+            smtputf8: has("SMTPUTF8") && has("8BITMIME"),
+            size: hello.keyword("SIZE").map(limit),
+        }
+    }
+}
+
 /// A message with its envelope.
 #[derive(Debug, Clone, Copy)]
 pub struct Envelope<'m> {
+    /// The name under which the relay reports on it: ENVID of RFC 3461.
+    pub id: &'m str,
     /// MAIL FROM.
     pub from: &'m str,
     /// RCPT TO.
     pub recipient: &'m str,
     /// The message, CRLF line ends, not dot-stuffed.
     pub wire: &'m [u8],
+}
+
+impl Envelope<'_> {
+    fn needs_utf8(&self) -> bool {
+        !(self.from.is_ascii() && self.recipient.is_ascii() && self.wire.is_ascii())
+    }
 }
 
 /// What came of handing over a message.
@@ -49,11 +92,20 @@ pub enum Sent {
     Stale(Report),
 }
 
-/// Why a step did not get the reply it needs.
-struct Fault {
+/// How an exchange ended.
+struct End {
     stage: Stage,
+    /// None when no reply came.
     code: Option<u16>,
     text: String,
+    /// Whether the server waits for a command now.
+    is_in_order: bool,
+}
+
+impl End {
+    fn without_reply(stage: Stage, text: &str) -> Self {
+        Self { stage, code: None, text: text.to_owned(), is_in_order: false }
+    }
 }
 
 impl Connection {
@@ -61,13 +113,17 @@ impl Connection {
         client: AsyncSmtpConnection,
         dot_sent: Arc<AtomicBool>,
         relay: &Relay,
+        offers: Offers,
         tls: Option<String>,
+        replies: Vec<String>,
     ) -> Self {
         Self {
             client,
             dot_sent,
-            relay: format!("{}:{}", relay.host, relay.port),
+            offers,
+            relay: relay.place(),
             tls,
+            replies,
             reply_timeout: Duration::try_from(relay.reply_timeout).unwrap_or_default(),
             message_timeout: Duration::try_from(relay.message_timeout).unwrap_or_default(),
             is_used: false,
@@ -76,69 +132,159 @@ impl Connection {
 
     /// Hands over one message.
     pub async fn send(mut self, envelope: Envelope<'_>) -> Sent {
-        if let Some(fault) = wire_fault(envelope.wire) {
-            let (relay, text) = (self.relay.clone(), format!("not sent: {fault}"));
-            let report =
-                Report { outcome: Outcome::Rejected, relay, tls: None, stage: "local", code: None, text };
-            return Sent::Ended(report, Some(Box::new(self)));
-        }
+        let text = match self.sendable(envelope) {
+            Ok(text) => text,
+            Err(fault) => {
+                let report = self.report(Outcome::Rejected, "local", None, format!("not sent: {fault}"));
+                return Sent::Ended(report, Some(Box::new(self)));
+            }
+        };
         self.dot_sent.store(false, Ordering::Release);
-        let result = self.exchange(envelope).await;
+        let (Ok(end) | Err(end)) = self.exchange(envelope, text).await;
         let dot_sent = self.dot_sent.load(Ordering::Acquire);
-        let report = |stage: Stage, code, text| Report {
-            outcome: decide(stage, code, dot_sent),
+        let outcome = decide(end.stage, end.code, enhanced(&end.text), dot_sent);
+        let report = self.report(outcome, end.stage.as_str(), end.code, end.text);
+        // RFC 5321, section 3.8: a server may close an idle connection, with 421 or without a word. That says
+        // nothing about the message; while none of it is sent, another connection may be tried at once.
+        if self.is_used && end.stage < Stage::Message && matches!(end.code, None | Some(421)) {
+            return Sent::Stale(report);
+        }
+        let reusable = outcome == Outcome::Accepted || (end.is_in_order && self.reset().await);
+        self.is_used = true;
+        Sent::Ended(report, reusable.then(|| Box::new(self)))
+    }
+
+    /// The message as it may go over this connection, or why it may not.
+    fn sendable<'m>(&self, envelope: Envelope<'m>) -> Result<&'m str, String> {
+        let text = safe_text(envelope.wire)?;
+        if envelope.needs_utf8() && !self.offers.smtputf8 {
+            return Err("5.6.7 an address is not ASCII, and the relay does not offer SMTPUTF8".to_owned());
+        }
+        match self.offers.size.flatten() {
+            Some(limit) if text.len() as u64 > limit => {
+                Err(format!("5.3.4 the message has {} octets, and the relay takes {limit}", text.len()))
+            }
+            _ => Ok(text),
+        }
+    }
+
+    fn report(&mut self, outcome: Outcome, stage: &'static str, code: Option<u16>, text: String) -> Report {
+        Report {
+            outcome,
             relay: self.relay.clone(),
             tls: self.tls.clone(),
-            stage: stage.as_str(),
+            stage,
             code,
+            enhanced: enhanced(&text).map(str::to_owned),
             text,
+            replies: std::mem::take(&mut self.replies),
+        }
+    }
+
+    async fn exchange(&mut self, envelope: Envelope<'_>, text: &str) -> Result<End, End> {
+        let (mail, rcpt) = (self.mail(envelope)?, self.rcpt(envelope)?);
+        if self.offers.pipelining {
+            self.together(&mail, &rcpt).await?;
+        } else {
+            self.step(Stage::Mail, mail).await?;
+            self.step(Stage::Rcpt, rcpt).await?;
+            self.step(Stage::Data, Data).await?;
+        }
+        let answer = timeout(self.message_timeout, self.client.command(Stuffed(text))).await;
+        self.heard(Stage::Message, answer)
+    }
+
+    /// RFC 2920, section 3.1: MAIL, RCPT and DATA in one write. All replies are read; the first refusal decides.
+    async fn together(&mut self, mail: &Mail, rcpt: &Rcpt) -> Result<(), End> {
+        let mut refusal: Option<End> = None;
+        for stage in [Stage::Mail, Stage::Rcpt, Stage::Data] {
+            let answer = if stage == Stage::Mail {
+                timeout(self.reply_timeout, self.client.command(format!("{mail}{rcpt}{Data}"))).await
+            } else {
+                timeout(self.reply_timeout, self.client.read_response()).await
+            };
+            match (self.heard(stage, answer), &mut refusal) {
+                (Ok(_), None) => {}
+                // The server waits for the message of a refused envelope: nothing else can be said to it.
+                (Ok(_), Some(refusal)) => refusal.is_in_order = stage != Stage::Data,
+                (Err(end), None) if end.is_in_order => refusal = Some(end),
+                (Err(end), None) => return Err(end),
+                (Err(end), Some(refusal)) => refusal.is_in_order = end.is_in_order,
+            }
+        }
+        refusal.map_or(Ok(()), Err)
+    }
+
+    fn mail(&self, envelope: Envelope<'_>) -> Result<Mail, End> {
+        let bad = |_| End::without_reply(Stage::Mail, "the envelope sender is no address");
+        let from = envelope.from.parse().map_err(bad)?;
+        let mut parameters = Vec::new();
+        if self.offers.size.is_some() {
+            parameters.push(MailParameter::Size(envelope.wire.len()));
+        }
+        if envelope.needs_utf8() {
+            parameters
+                .extend([MailParameter::Body(MailBodyParameter::EightBitMime), MailParameter::SmtpUtfEight]);
+        }
+        if self.offers.dsn {
+            // RFC 3461, sections 4.3 and 4.4.
+            let other = |keyword: &str, value: &str| MailParameter::Other {
+                keyword: keyword.to_owned(),
+                value: Some(value.to_owned()),
+            };
+            parameters.extend([other("RET", "HDRS"), other("ENVID", envelope.id)]);
+        }
+        Ok(Mail::new(Some(from), parameters))
+    }
+
+    fn rcpt(&self, envelope: Envelope<'_>) -> Result<Rcpt, End> {
+        let bad = |_| End::without_reply(Stage::Rcpt, "the recipient is no address");
+        let recipient = envelope.recipient.parse().map_err(bad)?;
+        let mut parameters = Vec::new();
+        if self.offers.dsn {
+            // RFC 3461, sections 4.1 and 4.2. The address type for other than ASCII is RFC 6533's.
+            let other = |keyword: &str, value: String| RcptParameter::Other {
+                keyword: keyword.to_owned(),
+                value: Some(value),
+            };
+            let kind = if envelope.recipient.is_ascii() { "rfc822" } else { "utf-8" };
+            parameters.push(other("NOTIFY", "FAILURE,DELAY".to_owned()));
+            parameters.push(other("ORCPT", format!("{kind};{}", envelope.recipient)));
+        }
+        Ok(Rcpt::new(recipient, parameters))
+    }
+
+    async fn step(&mut self, stage: Stage, command: impl fmt::Display) -> Result<End, End> {
+        let answer = timeout(self.reply_timeout, self.client.command(command)).await;
+        self.heard(stage, answer)
+    }
+
+    /// Notes a reply for the log, and tells a go-ahead from a refusal.
+    fn heard(&mut self, stage: Stage, answer: Answer) -> Result<End, End> {
+        let (code, text) = match answer {
+            Ok(Ok(response)) => (Some(u16::from(response.code())), text_of(&response)),
+            Ok(Err(error)) => self::answer(&error),
+            Err(_) => (None, "no answer in time".to_owned()),
         };
-        match result {
-            Ok(response) => {
-                let report = report(Stage::Message, Some(code_of(&response)), text_of(&response));
-                let reusable = report.outcome == Outcome::Accepted;
-                self.is_used = true;
-                Sent::Ended(report, reusable.then(|| Box::new(self)))
+        let Some(code) = code else { return Err(End::without_reply(stage, &text)) };
+        self.replies.push(format!("{stage}: {code} {text}"));
+        let is_final = stage == Stage::Message;
+        match code {
+            354 if stage == Stage::Data => Ok(End { stage, code: Some(code), text, is_in_order: false }),
+            200..=299 if stage == Stage::Data => {
+                Err(End::without_reply(stage, "the relay answered DATA without asking for the message"))
             }
-            // RFC 5321, section 3.8: a server may close an idle connection, with 421 or without a word.
-            Err(Fault { stage: Stage::Mail, code: code @ (None | Some(421)), text }) if self.is_used => {
-                Sent::Stale(report(Stage::Mail, code, text))
-            }
-            Err(Fault { stage, code, text }) => {
-                let report = report(stage, code, text);
-                let kept = code.is_some_and(|code| code != 421) && self.reset().await;
-                self.is_used = true;
-                Sent::Ended(report, kept.then(|| Box::new(self)))
-            }
+            200..=299 => Ok(End { stage, code: Some(code), text, is_in_order: true }),
+            400..=599 => Err(End { stage, code: Some(code), text, is_in_order: code != 421 }),
+            _ if is_final => Err(End { stage, code: Some(code), text, is_in_order: false }),
+            _ => Err(End::without_reply(stage, &format!("the relay answered {code} {text}"))),
         }
-    }
-
-    async fn exchange(&mut self, envelope: Envelope<'_>) -> Result<Response, Fault> {
-        let fault = |stage, text: &str| Fault { stage, code: None, text: text.to_owned() };
-        let from =
-            envelope.from.parse().map_err(|_| fault(Stage::Mail, "the envelope sender is no address"))?;
-        let recipient =
-            envelope.recipient.parse().map_err(|_| fault(Stage::Rcpt, "the recipient is no address"))?;
-        self.step(Stage::Mail, Mail::new(Some(from), vec![])).await?;
-        self.step(Stage::Rcpt, Rcpt::new(recipient, vec![])).await?;
-        let go_ahead = self.step(Stage::Data, Data).await?;
-        if code_of(&go_ahead) != 354 {
-            return Err(fault(Stage::Data, "the relay answered DATA without asking for the message"));
-        }
-        // The client writes CRLF before the final dot, which ends the last line (RFC 5321, section 4.1.1.4).
-        let body = envelope.wire.strip_suffix(b"\r\n").unwrap_or(envelope.wire);
-        let reply = timeout(self.message_timeout, self.client.message(body)).await;
-        read(Stage::Message, reply)
-    }
-
-    async fn step(&mut self, stage: Stage, command: impl std::fmt::Display) -> Result<Response, Fault> {
-        read(stage, timeout(self.reply_timeout, self.client.command(command)).await)
     }
 
     /// Whether the server forgot the refused message and the connection can be used again.
     async fn reset(&mut self) -> bool {
         let reply = timeout(self.reply_timeout, self.client.command(Rset)).await;
-        matches!(reply, Ok(Ok(response)) if code_of(&response) == 250)
+        matches!(reply, Ok(Ok(response)) if u16::from(response.code()) == 250)
     }
 
     /// Says goodbye. A server that does not answer is left.
@@ -151,38 +297,25 @@ impl Unusable {
     /// The report of an attempt that found no usable connection.
     pub fn report(&self, relay: &Relay) -> Report {
         Report {
-            outcome: decide(self.stage, self.code, false),
-            relay: format!("{}:{}", relay.host, relay.port),
+            outcome: decide(self.stage, self.code, enhanced(&self.text), false),
+            relay: relay.place(),
             tls: None,
             stage: self.stage.as_str(),
             code: self.code,
+            enhanced: enhanced(&self.text).map(str::to_owned),
             text: self.text.clone(),
+            replies: Vec::new(),
         }
     }
 }
 
 type Answer = Result<Result<Response, lettre::transport::smtp::Error>, tokio::time::error::Elapsed>;
 
-fn read(stage: Stage, answer: Answer) -> Result<Response, Fault> {
-    match answer {
-        Ok(Ok(response)) => Ok(response),
-        Ok(Err(error)) => {
-            let (code, text) = self::answer(&error);
-            Err(Fault { stage, code, text })
-        }
-        Err(_) => Err(Fault { stage, code: None, text: "no answer in time".to_owned() }),
-    }
-}
-
 /// The reply code and text within the client library's error; the error's own words where there was no reply.
 pub(super) fn answer(error: &lettre::transport::smtp::Error) -> (Option<u16>, String) {
     let code = error.status().map(u16::from);
     let text = error.source().map_or_else(|| error.to_string(), ToString::to_string);
     (code, printable(&text))
-}
-
-fn code_of(response: &Response) -> u16 {
-    u16::from(response.code())
 }
 
 fn text_of(response: &Response) -> String {
@@ -192,4 +325,23 @@ fn text_of(response: &Response) -> String {
 /// A server's words are data: no control characters, and no more than a log needs.
 fn printable(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(500).collect::<String>().trim().to_owned()
+}
+
+/// A message as it stands behind 354: dots at line starts doubled, and the final dot (RFC 5321, section 4.5.2).
+struct Stuffed<'m>(&'m str);
+
+impl fmt::Display for Stuffed<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.0.starts_with('.') {
+            f.write_str(".")?;
+        }
+        let mut done = 0;
+        for at in memmem::find_iter(self.0.as_bytes(), b"\r\n.") {
+            f.write_str(&self.0[done..at + 3])?;
+            f.write_str(".")?;
+            done = at + 3;
+        }
+        f.write_str(&self.0[done..])?;
+        f.write_str(".\r\n")
+    }
 }

@@ -16,7 +16,7 @@ use tokio_rustls::client::TlsStream;
 /// The most octets of one reply; RFC 5321 allows 512 a line and sets no limit to the lines.
 pub const MAX_REPLY: usize = 16 * 1024;
 
-/// The end of a message on the wire (RFC 5321, section 4.1.1.4), which the client library writes by itself.
+/// The end of a message on the wire (RFC 5321, section 4.1.1.4). No command ends like this.
 const FINAL_DOT: &[u8] = b"\r\n.\r\n";
 
 /// A connection in the clear or under TLS.
@@ -162,7 +162,7 @@ impl AsyncWrite for Primed {
         }
         this.replies.octets = 0;
         let written = ready!(Pin::new(&mut this.stream).poll_write(cx, buf))?;
-        if buf == FINAL_DOT && written > 0 {
+        if written == buf.len() && (buf.ends_with(FINAL_DOT) || FINAL_DOT.ends_with(buf)) {
             this.dot_sent.store(true, Ordering::Release);
         }
         Poll::Ready(Ok(written))

@@ -226,7 +226,12 @@ impl Dispatcher {
 
     /// Hands one message over. Nothing of the store is held meanwhile.
     async fn attempt(&self, work: &Work, pool: &Pool) -> Report {
-        let envelope = Envelope { from: &work.envelope_from, recipient: &work.recipient, wire: &work.wire };
+        let envelope = Envelope {
+            id: &work.envelope_id,
+            from: &work.envelope_from,
+            recipient: &work.recipient,
+            wire: &work.wire,
+        };
         let _permit = pool.permits.acquire().await;
         if *self.stop.borrow() {
             return self.not_begun();
@@ -252,14 +257,15 @@ impl Dispatcher {
 
     /// The report of an attempt that was recorded and, because it is time to stop, not made.
     fn not_begun(&self) -> Report {
-        let relay = &self.tenant.relay;
         Report {
             outcome: Outcome::Deferred,
-            relay: format!("{}:{}", relay.host, relay.port),
+            relay: self.tenant.relay.place(),
             tls: None,
             stage: "stop",
             code: None,
+            enhanced: None,
             text: "the program stopped before the attempt was made".to_owned(),
+            replies: Vec::new(),
         }
     }
 

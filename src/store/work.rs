@@ -29,6 +29,8 @@ pub struct Work {
     pub lease: Lease,
     /// The attempt's number, from 1.
     pub attempt: u32,
+    /// The name of the envelope: the local part of the Message-ID.
+    pub envelope_id: String,
     /// The envelope's sender.
     pub envelope_from: String,
     /// The envelope's recipient.
@@ -124,13 +126,14 @@ impl Store {
 }
 
 fn begin(connection: &Connection, lease: Lease, now: Timestamp) -> rusqlite::Result<Option<Work>> {
-    let leased: Option<(u32, String)> = connection
+    let leased: Option<(u32, String, String)> = connection
         .prepare_cached(
-            "SELECT attempts + 1, target FROM deliveries WHERE id = ? AND lease = ? AND state = 'leased'",
+            "SELECT attempts + 1, target, message_id FROM deliveries WHERE id = ? AND lease = ? AND state = 'leased'",
         )?
-        .query_row([lease.delivery.0, lease.number], |row| Ok((row.get(0)?, row.get(1)?)))
+        .query_row([lease.delivery.0, lease.number], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))
         .optional()?;
-    let Some((attempt, recipient)) = leased else { return Ok(None) };
+    let Some((attempt, recipient, mut envelope_id)) = leased else { return Ok(None) };
+    envelope_id.truncate(envelope_id.find('@').unwrap_or(envelope_id.len()));
     connection
         .prepare_cached("UPDATE deliveries SET state = 'sending', attempts = ?, changed_at = ? WHERE id = ?")?
         .execute(params![attempt, now.as_millisecond(), lease.delivery.0])?;
@@ -140,7 +143,7 @@ fn begin(connection: &Connection, lease: Lease, now: Timestamp) -> rusqlite::Res
     let (envelope_from, wire) = connection
         .prepare_cached("SELECT envelope_from, wire FROM messages WHERE delivery = ?")?
         .query_row([lease.delivery.0], |row| Ok((row.get(0)?, row.get(1)?)))?;
-    Ok(Some(Work { lease, attempt, envelope_from, recipient, wire }))
+    Ok(Some(Work { lease, attempt, envelope_id, envelope_from, recipient, wire }))
 }
 
 fn finish(
@@ -191,7 +194,9 @@ fn finish(
         "tls": report.tls,
         "stage": report.stage,
         "code": report.code,
+        "enhanced": report.enhanced,
         "answer": report.text,
+        "replies": report.replies,
         "state": next.state.as_str(),
     });
     let entry = Entry {
@@ -224,7 +229,9 @@ fn recover(connection: &Connection, tenant: &str, retry: &Retry, now: Timestamp)
             tls: None,
             stage: "restart",
             code: None,
+            enhanced: None,
             text: "the program ended during the attempt".to_owned(),
+            replies: Vec::new(),
         };
         finish(connection, *lease, *attempt, &report, &at_once, now)?;
     }

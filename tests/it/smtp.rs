@@ -23,9 +23,13 @@ use crate::support::{Ended, PLAIN, Relay, Site, Talk, TenantFile, call, server};
 const SOON: Duration = Duration::from_secs(20);
 
 fn config(sink: &Sink) -> RelayConfig {
+    config_of(sink.address().port())
+}
+
+fn config_of(port: u16) -> RelayConfig {
     RelayConfig {
         host: "127.0.0.1".to_owned(),
-        port: sink.address().port(),
+        port,
         tls: Tls::None,
         ca_file: None,
         login: None,
@@ -45,7 +49,7 @@ async fn exchange(sink: &Sink, wires: &[&[u8]]) -> Vec<Report> {
             Some(connection) => connection,
             None => Box::new(connect(&config(sink), &connector(None).unwrap()).await.unwrap()),
         };
-        let envelope = Envelope { from: "from@example.com", recipient: "to@example.com", wire };
+        let envelope = Envelope { id: "c1-x", from: "from@example.com", recipient: "to@example.com", wire };
         match connection.send(envelope).await {
             Sent::Ended(report, connection) => {
                 kept = connection;
@@ -72,6 +76,7 @@ async fn a_message_that_could_be_read_as_two_never_reaches_the_relay() {
     bad.push(b"A: b\r\n\r\nline feed at the end\n".to_vec());
     bad.push([b"A: b\r\n\r\n", &b"x".repeat(999)[..], b"\r\n"].concat());
     bad.push(b"A: \xc3\xa4\r\n\r\n\r\n".to_vec());
+    bad.push(b"A: \xe4\r\n\r\n\r\n".to_vec());
     let good: &[u8] = b"A: b\r\n\r\ngood\r\n";
     let sink = Sink::start(Script::default()).await.unwrap();
     let wires: Vec<&[u8]> = bad.iter().map(Vec::as_slice).chain([good]).collect();
@@ -134,7 +139,7 @@ fn expect_deferred(port: u16, tenant: &TenantFile<'_>, stage: &str, words: &str)
 fn blank_and_odd_lines_in_the_hello_reply_hurt_nobody() {
     let table: &[&[&str]] = &[
         &["", " ", "   ", "\t"],
-        &["size 1000000", "pipelining", "8bitmime", "smtputf8"],
+        &["size 100000", "pipelining", "8bitmime", "smtputf8"],
         &["AUTH", "AUTH ", "AUTH=LOGIN PLAIN", "AUTH  PLAIN   LOGIN"],
         &["X", "=", "SIZE abc", "SIZE -1", "SIZE 99999999999999999999999"],
         &["\u{7f}\u{1}", "ÄÖÜ", "\u{202e}"],
@@ -156,7 +161,7 @@ fn keywords_are_read_in_any_case() {
         talk.say("220 relay.example.com\r\n");
         while let Some(line) = talk.hear() {
             match line.split_whitespace().next().unwrap_or_default() {
-                "EHLO" => talk.say("250-relay.example.com\r\n250-Size 1000\r\n250 auth plain\r\n"),
+                "EHLO" => talk.say("250-relay.example.com\r\n250-Size 100000\r\n250 auth plain\r\n"),
                 "AUTH" => {
                     seen.store(true, Ordering::SeqCst);
                     talk.say("235 2.7.0 ok\r\n")
@@ -639,4 +644,128 @@ fn a_connection_that_the_relay_ends_between_two_mails_is_replaced() {
             assert_eq!((row.state.as_str(), row.attempts), ("accepted", 1), "{}", row.reason);
         }
     }
+}
+
+/// Heard by a relay that offers `keywords`: every command line, and how many octets came with each read.
+fn heard_by_relay(keywords: &'static [&'static str], refuse: &'static str) -> (Vec<String>, Report) {
+    let lines = Arc::new(Mutex::new(Vec::new()));
+    let noting = Arc::clone(&lines);
+    let port = server(move |mut talk, _| {
+        talk.say("220 ready\r\n");
+        while let Some(line) = talk.hear() {
+            noting.lock().unwrap().push(line.clone());
+            let verb = line.split_whitespace().next().unwrap_or_default();
+            match verb {
+                "EHLO" => {
+                    for keyword in keywords {
+                        talk.say(&format!("250-{keyword}\r\n"));
+                    }
+                    talk.say("250 HELP\r\n");
+                }
+                _ if !refuse.is_empty() && verb == refuse => _ = talk.say("550 5.7.1 not you\r\n"),
+                "DATA" => {
+                    talk.say("354 go on\r\n");
+                    if talk.hear_message().is_some() {
+                        talk.say("250 2.0.0 queued as 7\r\n");
+                    }
+                }
+                _ => _ = talk.say("250 2.1.0 ok\r\n"),
+            }
+        }
+    });
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let relay = config_of(port);
+    let report = runtime.block_on(async {
+        let connection = connect(&relay, &connector(None).unwrap()).await.unwrap();
+        let envelope = Envelope {
+            id: "c9-abc",
+            from: "bridge+c9-abc@example.com",
+            recipient: "crm+7=8@example.com",
+            wire: b"A: b\r\n\r\ntext\r\n",
+        };
+        match connection.send(envelope).await {
+            Sent::Ended(report, _) => report,
+            Sent::Stale(report) => panic!("{report:?}"),
+        }
+    });
+    let lines = lines.lock().unwrap().clone();
+    (lines.into_iter().filter(|line| !line.starts_with("EHLO")).collect(), report)
+}
+
+#[test]
+fn what_the_relay_offers_is_used_and_nothing_else() {
+    let table: [(&'static [&'static str], &str, &str); 4] = [
+        (&[], "MAIL FROM:<bridge+c9-abc@example.com>", "RCPT TO:<crm+7=8@example.com>"),
+        (
+            &["host", "PIPELINING", "size 0"],
+            "MAIL FROM:<bridge+c9-abc@example.com> SIZE=14",
+            "RCPT TO:<crm+7=8@example.com>",
+        ),
+        (
+            &["host", "DSN", "SIZE 1000", "PIPELINING"],
+            "MAIL FROM:<bridge+c9-abc@example.com> SIZE=14 RET=HDRS ENVID=c9-abc",
+            "RCPT TO:<crm+7=8@example.com> NOTIFY=FAILURE,DELAY ORCPT=rfc822;crm+2B7+3D8@example.com",
+        ),
+        (
+            &["host", "DSN"],
+            "MAIL FROM:<bridge+c9-abc@example.com> RET=HDRS ENVID=c9-abc",
+            "RCPT TO:<crm+7=8@example.com> NOTIFY=FAILURE,DELAY ORCPT=rfc822;crm+2B7+3D8@example.com",
+        ),
+    ];
+    for (keywords, mail, rcpt) in table {
+        let (lines, report) = heard_by_relay(keywords, "");
+        assert_eq!(lines[..3], [mail, rcpt, "DATA"], "{keywords:?}");
+        assert_eq!(report.outcome, Outcome::Accepted, "{keywords:?}: {report:?}");
+        assert_eq!(report.enhanced.as_deref(), Some("2.0.0"));
+        let replies = [
+            "greeting: 220 ready",
+            "mail: 250 2.1.0 ok",
+            "rcpt: 250 2.1.0 ok",
+            "data: 354 go on",
+            "message: 250 2.0.0 queued as 7",
+        ];
+        let without_hello: Vec<&String> =
+            report.replies.iter().filter(|reply| !reply.starts_with("hello")).collect();
+        assert_eq!(without_hello, replies);
+    }
+}
+
+#[test]
+fn a_refused_envelope_sends_no_message_also_when_all_commands_went_at_once() {
+    for (refuse, stage) in [("MAIL", "mail"), ("RCPT", "rcpt"), ("DATA", "data")] {
+        for keywords in [&["host"] as &[&str], &["host", "PIPELINING"]] {
+            let (lines, report) = heard_by_relay(keywords, refuse);
+            assert_eq!((report.outcome, report.stage), (Outcome::Rejected, stage), "{keywords:?}");
+            assert_eq!((report.code, report.enhanced.as_deref()), (Some(550), Some("5.7.1")));
+            assert!(
+                !lines.iter().any(|line| line.contains("text") || line == "."),
+                "{keywords:?}: {lines:?}"
+            );
+        }
+    }
+}
+
+#[test]
+fn a_message_that_the_relay_cannot_take_is_refused_without_a_word_to_it() {
+    let (lines, report) = heard_by_relay(&["host", "SIZE 10"], "");
+    assert_eq!((report.outcome, report.stage), (Outcome::Rejected, "local"));
+    assert!(report.text.contains("14 octets, and the relay takes 10"), "{}", report.text);
+    assert_eq!(lines, Vec::<String>::new());
+}
+
+#[test]
+fn an_address_beyond_ascii_goes_to_a_relay_that_takes_it_and_is_refused_by_name_elsewhere() {
+    let recipient = "address = \"jörg@crm.example.com\"";
+    let tenant = || TenantFile { recipient, ..TenantFile::default() };
+    let relay = Relay::with(Script { keywords: vec!["SMTPUTF8".to_owned()], ..Script::default() });
+    send_one(relay.port(), &tenant()).1.with_code(0);
+    let mail = relay.only();
+    assert_eq!(mail.recipient, "jörg@crm.example.com");
+    assert!(String::from_utf8(mail.message).unwrap().contains("To: jörg@crm.example.com\r\n"));
+    let without = Relay::start();
+    let (site, ended) = send_one(without.port(), &tenant());
+    ended.with_code(1);
+    let reason = &site.deliveries()[0].reason;
+    assert!(reason.contains("5.6.7") && reason.contains("SMTPUTF8"), "{reason}");
+    assert_eq!(without.received(), []);
 }

@@ -134,7 +134,9 @@ fn report(outcome: Outcome) -> Report {
         tls: Some("TLSv1.3".to_owned()),
         stage: "message",
         code: Some(450),
+        enhanced: None,
         text: "as scripted".to_owned(),
+        replies: vec!["message: 450 as scripted".to_owned()],
     }
 }
 
