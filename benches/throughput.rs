@@ -97,7 +97,7 @@ fn smtp_source(mails: usize, octets: i64, port: u16, keep: bool) -> Result<Cost>
 /// The mean size of a mail, and the rows of the log.
 fn stored(store: &Path) -> Result<(i64, i64)> {
     let connection = rusqlite::Connection::open(store)?;
-    let octets = connection.query_row("SELECT CAST(avg(length(wire)) AS INTEGER) FROM (SELECT wire FROM messages ORDER BY delivery DESC LIMIT 2000)", [], |row| row.get(0))?;
+    let octets = connection.query_row("SELECT CAST(avg(length(head) + length(tail)) AS INTEGER) FROM (SELECT head, tail FROM messages ORDER BY delivery DESC LIMIT 2000)", [], |row| row.get(0))?;
     Ok((octets, connection.query_row("SELECT count(*) FROM log", [], |row| row.get(0))?))
 }
 

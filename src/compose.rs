@@ -5,13 +5,15 @@
 
 use std::time::SystemTime;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use jiff::Timestamp;
 use lettre::Message;
 use lettre::message::header::{
     ContentDisposition, ContentTransferEncoding, ContentType, HeaderName, HeaderValue,
 };
 use lettre::message::{Body, Mailbox, MultiPart, SinglePart};
-use memchr::{memchr, memchr2_iter};
+use memchr::{memchr, memchr2_iter, memmem};
 
 use crate::address::{Address, BadAddress};
 use crate::config::profile::{ReplyTo, fill};
@@ -66,6 +68,36 @@ pub enum ComposeError {
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+}
+
+impl Composed {
+    /// The message before and behind its attachment, whose bytes are known from the session file; the whole message
+    /// and nothing where it has none.
+    pub fn around_attachment(&self, raw: &[u8]) -> (&[u8], Option<&[u8]>) {
+        let encoded = encode(raw);
+        let at = if encoded.is_empty() { None } else { memmem::rfind(&self.wire, &encoded) };
+        at.map_or((&self.wire, None), |at| (&self.wire[..at], Some(&self.wire[at + encoded.len()..])))
+    }
+}
+
+/// Puts a message together again: `head`, the attachment, `tail`.
+pub fn join_attachment(mut head: Vec<u8>, raw: &[u8], tail: &[u8]) -> Vec<u8> {
+    head.extend(encode(raw));
+    head.extend_from_slice(tail);
+    head
+}
+
+/// Base64 in lines of 76 characters (RFC 2045, section 6.8), without an end of the last line.
+fn encode(raw: &[u8]) -> Vec<u8> {
+    let mut encoded = Vec::with_capacity(raw.len() / 57 * 78 + 80);
+    let mut line = [0; 76];
+    for chunk in raw.chunks(57) {
+        let length = STANDARD.encode_slice(chunk, &mut line).unwrap_or(0);
+        encoded.extend_from_slice(&line[..length]);
+        encoded.extend_from_slice(b"\r\n");
+    }
+    encoded.truncate(encoded.len().saturating_sub(2));
+    encoded
 }
 
 /// The name of the attachment: `call-41207.json`.

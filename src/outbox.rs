@@ -225,10 +225,10 @@ pub fn backoff(retry: &Retry, id: DeliveryId, attempts: u32) -> SignedDuration {
         retry.first.checked_mul(1_i32.checked_shl(attempts.saturating_sub(1).min(30)).unwrap_or(i32::MAX));
     let wait = doubled.unwrap_or(retry.longest).min(retry.longest);
     let dice = Digest::of_parts(&[&id.0.to_be_bytes(), &attempts.to_be_bytes()]).0;
-    let fifth = i64::from(dice[0]) - 128; // -128 to 127, for -20 % to +20 %
-    wait.saturating_add(
-        wait.checked_mul(i32::try_from(fifth).unwrap_or(0)).map_or(SignedDuration::ZERO, |moved| moved / 640),
-    )
+    let fifth = i128::from(dice[0]) - 128; // -128 to 127, for -20 % to +20 %
+    // Whole milliseconds, as the store keeps them.
+    let moved = wait.as_millis() + wait.as_millis() * fifth / 640;
+    SignedDuration::from_millis(i64::try_from(moved).unwrap_or(i64::MAX))
 }
 
 #[cfg(test)]

@@ -118,7 +118,7 @@ fn tell_where(out: &mut dyn Write, folder: &Path, config: &Config) -> anyhow::Re
     let (folder, command) =
         (folder.display(), format!("{} --config {}/config", program.display(), folder.display()));
     writeln!(out, "\nThe mails    {folder}/mails/*.eml, for any mail program")?;
-    writeln!(out, "The log      {}", config.store.display())?;
+    writeln!(out, "The log      {}", config.store)?;
     writeln!(out, "Look further {command} log show call-50119")?;
     writeln!(out, "             {command} outbox")?;
     writeln!(

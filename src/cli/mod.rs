@@ -17,7 +17,7 @@ use anyhow::Context as _;
 use clap::{Parser, Subcommand};
 
 use crate::config::tenant::{Overrides, RelayUrl, Tenant};
-use crate::config::{Config, LogFormat, Problems};
+use crate::config::{Config, LogFormat, Problems, StorePlace};
 use crate::store::Store;
 use crate::telemetry;
 
@@ -40,9 +40,9 @@ struct Common {
     /// The configuration folder.
     #[arg(long, global = true, value_name = "DIR", env = "AFTERCALL_CONFIG", default_value = "config")]
     config: PathBuf,
-    /// The database, in place of the configured one.
-    #[arg(long, global = true, value_name = "FILE", env = "AFTERCALL_STORE")]
-    store: Option<PathBuf>,
+    /// The database, in place of the configured one: a SQLite file, or postgres://...
+    #[arg(long, global = true, value_name = "FILE|URL", env = "AFTERCALL_STORE", hide_env_values = true)]
+    store: Option<String>,
     /// The relay of all tenants, in place of theirs: smtp://HOST:PORT (no TLS), smtp+starttls:// or smtps://.
     #[arg(long, global = true, value_name = "URL", env = "AFTERCALL_RELAY")]
     relay: Option<RelayUrl>,
@@ -143,7 +143,8 @@ impl Common {
     }
 
     fn load(&self) -> Result<Config, Problems> {
-        Config::load(&self.config, self.store.as_deref(), &self.overrides())
+        let store = self.store.as_deref().map(StorePlace::parse);
+        Config::load(&self.config, store.as_ref(), &self.overrides())
     }
 }
 

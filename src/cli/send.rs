@@ -9,6 +9,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use jiff::Timestamp;
 use tokio::sync::{Notify, watch};
+use tokio::task::JoinHandle;
 
 use super::{Exit, Misuse, open_store, preview, tenant};
 use crate::clock::Clock;
@@ -18,11 +19,12 @@ use crate::deliver::tls::connector;
 use crate::flow::desk::Desk;
 use crate::flow::dispatch::Dispatcher;
 use crate::flow::intake::{Document, Taken, chain, take};
+use crate::flow::presence::Presence;
 use crate::flow::watch::{Seen, read_document, session_files, take_files};
 use crate::ids::DeliveryId;
 use crate::outbox::State;
 use crate::plan::Timing;
-use crate::store::{DeliveryRow, Filter, Store, StoreError};
+use crate::store::{DeliveryLock, DeliveryRow, Filter, Store, StoreError};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
@@ -169,9 +171,15 @@ impl Tally {
 
 /// The sending that goes on beside a command: ours, or that of a `serve` on the same store.
 pub(super) struct Sending {
-    ours: Option<(tokio::task::JoinHandle<Result<(), StoreError>>, crate::store::DeliveryLock)>,
+    ours: Option<Ours>,
     stop: watch::Sender<bool>,
     wake: Arc<Notify>,
+}
+
+struct Ours {
+    task: JoinHandle<Result<(), StoreError>>,
+    presence: Presence,
+    lock: DeliveryLock,
 }
 
 impl Sending {
@@ -182,16 +190,18 @@ impl Sending {
             return Ok(Self { ours: None, stop, wake });
         };
         let clock = Clock::default();
-        store.recover(tenant.name.clone(), tenant.retry, clock.now()).await?;
+        let presence = Presence::begin(store, &[tenant], &clock).await?;
         let dispatcher = Dispatcher {
             tenant: Arc::new(tenant.clone()),
             store: store.clone(),
+            instance: presence.instance,
             wake: Arc::clone(&wake),
             clock,
             tls: connector(tenant.relay.ca_file.as_deref())?,
             stop: stopped,
         };
-        Ok(Self { ours: Some((tokio::spawn(dispatcher.run()), lock)), stop, wake })
+        let task = tokio::spawn(dispatcher.run());
+        Ok(Self { ours: Some(Ours { task, presence, lock }), stop, wake })
     }
 
     /// Lets the sender look for work while files are being taken.
@@ -208,7 +218,7 @@ impl Sending {
 
     /// A moment before the next look; an error when the sender has failed.
     async fn pause(&self) -> anyhow::Result<()> {
-        if self.ours.as_ref().is_some_and(|(task, _)| task.is_finished()) {
+        if self.ours.as_ref().is_some_and(|ours| ours.task.is_finished()) {
             anyhow::bail!("sending ended early; the reason is in the log");
         }
         tokio::time::sleep(Duration::from_millis(10)).await;
@@ -217,8 +227,9 @@ impl Sending {
 
     pub(super) async fn end(self) -> anyhow::Result<()> {
         self.stop.send_replace(true);
-        if let Some((task, lock)) = self.ours {
+        if let Some(Ours { task, presence, lock }) = self.ours {
             task.await??;
+            presence.end().await?;
             drop(lock);
         }
         Ok(())

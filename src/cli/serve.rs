@@ -14,8 +14,9 @@ use crate::config::tenant::Tenant;
 use crate::deliver::tls::connector;
 use crate::flow::desk::Desk;
 use crate::flow::dispatch::Dispatcher;
+use crate::flow::presence::Presence;
 use crate::flow::watch::Watcher;
-use crate::store::{Store, StoreError};
+use crate::store::{Instance, Store, StoreError};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
@@ -39,19 +40,19 @@ pub(super) async fn run(config: &Config, arguments: &Arguments) -> anyhow::Resul
             return Ok(Exit::TryAgain);
         };
         locks.push(lock);
-        let uncertain = store.recover(tenant.name.clone(), tenant.retry, Clock::default().now()).await?;
-        info!(tenant = tenant.name, uncertain, "took over");
     }
+    let mut presence = Presence::begin(&store, &tenants, &Clock::default()).await?;
     let (stop, stopped) = watch::channel(false);
     let mut tasks = JoinSet::new();
     for tenant in tenants {
-        start(config, tenant, &store, &stopped, &mut tasks).await?;
+        start(config, tenant, &store, presence.instance, &stopped, &mut tasks).await?;
     }
-    info!(store = %config.store.display(), "serving");
+    info!(store = %config.store, "serving");
     let failed = tokio::select! {
         _ = terminate.recv() => None,
         _ = interrupt.recv() => None,
         ended = tasks.join_next() => ended,
+        lost = presence.lost() => Some(Ok(Err(lost))),
     };
     info!("stopping: messages on the wire are finished first");
     stop.send_replace(true);
@@ -59,8 +60,9 @@ pub(super) async fn run(config: &Config, arguments: &Arguments) -> anyhow::Resul
     while let Some(ended) = tasks.join_next().await {
         result = result.and(ended.unwrap_or(Err(StoreError::Closed)));
     }
-    drop(locks);
     result?;
+    presence.end().await?;
+    drop(locks);
     info!("stopped");
     Ok(Exit::Done)
 }
@@ -69,6 +71,7 @@ async fn start(
     config: &Config,
     tenant: &Tenant,
     store: &Store,
+    instance: Instance,
     stopped: &watch::Receiver<bool>,
     tasks: &mut JoinSet<Result<(), StoreError>>,
 ) -> anyhow::Result<()> {
@@ -77,6 +80,7 @@ async fn start(
     let dispatcher = Dispatcher {
         tenant: Arc::clone(&desk.tenant),
         store: store.clone(),
+        instance,
         wake: Arc::clone(&wake),
         clock: desk.clock.clone(),
         tls: connector(tenant.relay.ca_file.as_deref())?,

@@ -13,20 +13,57 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 use self::profile::{Profile, SHIPPED};
-use self::reader::{Document, Problem};
+use self::reader::{Document, Problem, Section};
+use self::secret::Secret;
 use self::tenant::{Overrides, Tenant};
 
 /// The whole configuration.
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// The database file of the outbox and the log.
-    pub store: PathBuf,
+    /// The database of the outbox and the log.
+    pub store: StorePlace,
     /// How the program's own log is written.
     pub log: LogFormat,
     /// The largest session file in octets.
     pub session_bytes: usize,
     /// The tenants by name.
     pub tenants: BTreeMap<String, Tenant>,
+}
+
+/// Where the database is.
+#[derive(Debug, Clone)]
+pub enum StorePlace {
+    /// A SQLite file.
+    File(PathBuf),
+    /// A PostgreSQL server, by a URL that may hold a password.
+    Server(Secret),
+}
+
+impl StorePlace {
+    /// A path, or a URL that starts with `postgres://` or `postgresql://`.
+    pub fn parse(text: &str) -> Self {
+        if text.starts_with("postgres://") || text.starts_with("postgresql://") {
+            Self::Server(Secret::new(text.to_owned()))
+        } else {
+            Self::File(PathBuf::from(text))
+        }
+    }
+}
+
+impl fmt::Display for StorePlace {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::File(path) => path.display().fmt(f),
+            // What stands before the @ may be a password.
+            Self::Server(url) => {
+                let url = url.expose();
+                let place =
+                    url.rsplit_once('@').map_or_else(|| url.split("://").last(), |(_, place)| Some(place));
+                let place = place.unwrap_or_default().split('?').next().unwrap_or_default();
+                write!(f, "postgres://{place}")
+            }
+        }
+    }
 }
 
 /// How the program's own log is written.
@@ -51,11 +88,11 @@ impl fmt::Display for Problems {
 
 impl Config {
     /// Reads the configuration folder. A store given here takes the place of the file's.
-    pub fn load(folder: &Path, store: Option<&Path>, overrides: &Overrides) -> Result<Self, Problems> {
+    pub fn load(folder: &Path, store: Option<&StorePlace>, overrides: &Overrides) -> Result<Self, Problems> {
         let mut problems = Vec::new();
         let mut config = Self::common(folder, &mut problems);
         if let Some(store) = store {
-            config.store = store.to_owned();
+            config.store = store.clone();
         }
         let profiles = profiles(folder, &mut problems);
         for (name, file, source) in files(&folder.join("tenants"), &mut problems) {
@@ -85,7 +122,7 @@ impl Config {
         let document = Document::parse(&file, &source);
         let root = document.root();
         let config = Self {
-            store: folder.join(root.text("store").unwrap_or_else(|| "aftercall.sqlite".to_owned())),
+            store: store(&root.section("store"), folder),
             log: root
                 .one_of("log", &[("text", LogFormat::Text), ("json", LogFormat::Json)])
                 .unwrap_or(LogFormat::Text),
@@ -99,6 +136,41 @@ impl Config {
         problems.extend(document.into_problems());
         config
     }
+}
+
+/// `file`, or `url` with its password apart.
+fn store(section: &Section<'_>, folder: &Path) -> StorePlace {
+    let (file, url) = (section.text("file"), section.text("url"));
+    let password = secret::load(section, "password", folder);
+    let place = match (file, url) {
+        (Some(_), Some(_)) => {
+            section.problem("url", "give either file or url");
+            None
+        }
+        (None, Some(url)) => match server(&url, password.as_ref()) {
+            Ok(url) => Some(StorePlace::Server(url)),
+            Err(reason) => {
+                section.problem("url", reason);
+                None
+            }
+        },
+        (file, None) => file.map(|file| StorePlace::File(folder.join(file))),
+    };
+    section.finish();
+    place.unwrap_or_else(|| StorePlace::File(folder.join("aftercall.sqlite")))
+}
+
+/// The URL with the password in it, as the client library takes it.
+fn server(url: &str, password: Option<&Secret>) -> Result<Secret, String> {
+    let rest = url.strip_prefix("postgres://").or_else(|| url.strip_prefix("postgresql://"));
+    let rest = rest.ok_or("must start with postgres://")?;
+    let Some(password) = password else { return Ok(Secret::new(url.to_owned())) };
+    let (user, place) = rest.split_once('@').ok_or("needs a user before @ when a password is given")?;
+    if user.contains(':') {
+        return Err("holds a password and there is another one beside it".to_owned());
+    }
+    let encoded: String = password.expose().bytes().map(|byte| format!("%{byte:02X}")).collect();
+    Ok(Secret::new(format!("postgres://{user}:{encoded}@{place}")))
 }
 
 /// The shipped profiles and those of the folder, which take precedence.

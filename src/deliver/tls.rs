@@ -29,6 +29,11 @@ pub enum TlsError {
 
 /// A connector that verifies what it connects to.
 pub fn connector(authority: Option<&Path>) -> Result<TlsConnector, TlsError> {
+    Ok(TlsConnector::from(Arc::new(client(authority)?)))
+}
+
+/// The client's side of TLS: it verifies what it connects to.
+pub fn client(authority: Option<&Path>) -> Result<ClientConfig, TlsError> {
     let provider = Arc::new(ring::default_provider());
     let mut extra: Vec<CertificateDer<'static>> = Vec::new();
     if let Some(path) = authority {
@@ -38,10 +43,9 @@ pub fn connector(authority: Option<&Path>) -> Result<TlsConnector, TlsError> {
         }
     }
     let verifier = Verifier::new_with_extra_roots(extra, Arc::clone(&provider))?;
-    let config = ClientConfig::builder_with_provider(provider)
+    Ok(ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()?
         .dangerous() // rustls' word for bringing a verifier; this one is the platform's own.
         .with_custom_certificate_verifier(Arc::new(verifier))
-        .with_no_client_auth();
-    Ok(TlsConnector::from(Arc::new(config)))
+        .with_no_client_auth())
 }

@@ -21,7 +21,7 @@ use crate::config::tenant::Tenant;
 use crate::deliver::connect::connect;
 use crate::deliver::smtp::{Connection, Envelope, Sent};
 use crate::outbox::{Outcome, Report};
-use crate::store::{Lease, Store, StoreError, Work};
+use crate::store::{Instance, Lease, Store, StoreError, Work};
 
 /// How often the store is asked for work that another process put there.
 const POLL: Duration = Duration::from_secs(1);
@@ -37,6 +37,8 @@ pub struct Dispatcher {
     pub tenant: Arc<Tenant>,
     /// From where.
     pub store: Store,
+    /// Which of the processes that deliver from there this is.
+    pub instance: Instance,
     /// Told when something was put into the store.
     pub wake: Arc<Notify>,
     /// The time.
@@ -175,7 +177,8 @@ impl Dispatcher {
             };
             // Made before asking, so that what arrives after the answer still wakes.
             let woken = self.wake.notified();
-            let claimed = self.store.claim(self.tenant.name.clone(), room, self.clock.now()).await?;
+            let claimed =
+                self.store.claim(self.tenant.name.clone(), self.instance, room, self.clock.now()).await?;
             let nothing = claimed.is_empty();
             queue.put(claimed, room);
             if nothing {

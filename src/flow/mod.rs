@@ -1,7 +1,9 @@
 //! Where the pure steps and the world meet: a file becomes a delivery ([`intake`]), a delivery becomes a sent
-//! mail ([`dispatch`]), a folder becomes files ([`watch`]).
+//! mail ([`dispatch`]), a folder becomes files ([`watch`]). [`presence`]
+//! tells other instances that this one is alive.
 
 pub mod desk;
 pub mod dispatch;
 pub mod intake;
+pub mod presence;
 pub mod watch;

@@ -3,10 +3,10 @@
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use rusqlite::{Connection, OptionalExtension, params};
-use serde_json::json;
+use serde_json::{Value, json};
 
-use super::{SessionRow, Store, StoreError, append, digest, moment, name, random, word};
+use super::engine::{Arg, Result, Tx, args};
+use super::{Scope, SessionRow, Store, StoreError, append, moment, random, session};
 use crate::compose::Composed;
 use crate::ids::{DeliveryId, Digest, SessionKey};
 use crate::log::{Entry, Event};
@@ -87,48 +87,54 @@ pub struct Quarantined {
 
 impl Store {
     /// Stores a revision, unless it is stored already or more is known than the plan knew.
-    pub async fn accept(&self, accepted: Accepted) -> Result<Acceptance, StoreError> {
-        self.write(move |connection| accept(connection, &accepted)).await
+    pub async fn accept(&self, accepted: Accepted) -> std::result::Result<Acceptance, StoreError> {
+        let scope = Scope::Tenant(accepted.key.tenant.clone());
+        self.write(scope, move |tx| accept(tx, &accepted)).await
     }
 
     /// Keeps bytes that are not a session. The same bytes from the same place are kept once; true for new ones.
-    pub async fn quarantine(&self, quarantined: Quarantined) -> Result<bool, StoreError> {
-        self.write(move |connection| quarantine(connection, &quarantined)).await
+    pub async fn quarantine(&self, quarantined: Quarantined) -> std::result::Result<bool, StoreError> {
+        let scope = Scope::Tenant(quarantined.tenant.clone());
+        self.write(scope, move |tx| quarantine(tx, &quarantined)).await
     }
 
     /// The bytes of one revision of a session.
-    pub async fn revision(&self, key: SessionKey, of: Digest) -> Result<Option<Vec<u8>>, StoreError> {
-        self.write(move |connection| {
-            let Some(session) = find(connection, &key)? else { return Ok(None) };
-            connection
-                .prepare_cached("SELECT raw FROM revisions WHERE session = ? AND digest = ?")?
-                .query_row(params![session.id, of.0], |row| row.get(0))
-                .optional()
+    pub async fn revision(
+        &self,
+        key: SessionKey,
+        of: Digest,
+    ) -> std::result::Result<Option<Vec<u8>>, StoreError> {
+        self.write(Scope::Tenant(key.tenant.clone()), move |tx| {
+            let Some(session) = find(tx, &key)? else { return Ok(None) };
+            let sql = "SELECT raw FROM revisions WHERE session = $1 AND digest = $2";
+            tx.first(sql, args![session.id, &of], |row| row.get(0))
         })
         .await
     }
 
     /// Notes that watched files are dealt with as they are now; each is a path and a stamp.
-    pub async fn note_files(&self, tenant: String, files: Vec<(String, String)>) -> Result<(), StoreError> {
-        self.write(move |connection| {
-            let mut note = connection.prepare_cached(
-                "INSERT INTO files VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET stamp = excluded.stamp",
-            )?;
-            files.iter().try_for_each(|(path, stamp)| note.execute([&tenant, path, stamp]).map(drop))
+    pub async fn note_files(
+        &self,
+        tenant: String,
+        files: Vec<(String, String)>,
+    ) -> std::result::Result<(), StoreError> {
+        self.write(Scope::Tenant(tenant.clone()), move |tx| {
+            let note = "INSERT INTO files (tenant, path, stamp) VALUES ($1, $2, $3) \
+                        ON CONFLICT (tenant, path) DO UPDATE SET stamp = excluded.stamp";
+            files.iter().try_for_each(|(path, stamp)| tx.execute(note, args![&tenant, path, stamp]))
         })
         .await
     }
 }
 
-fn accept(connection: &Connection, accepted: &Accepted) -> rusqlite::Result<Acceptance> {
-    let known = find(connection, &accepted.key)?;
-    let session = match known {
-        None => insert_session(connection, accepted)?,
+fn accept(tx: &Tx<'_>, accepted: &Accepted) -> Result<Acceptance> {
+    let session = match find(tx, &accepted.key)? {
+        None => insert_session(tx, accepted)?,
         Some(session) => {
-            if let Some(delivery) = duplicate(connection, session.id, &accepted.digest)? {
+            if let Some(delivery) = duplicate(tx, session.id, &accepted.digest)? {
                 return Ok(Acceptance::Duplicate(delivery));
             }
-            let history = history(connection, session.id)?;
+            let history = history(tx, session.id)?;
             let still_waits = |id| {
                 history
                     .deliveries
@@ -141,33 +147,35 @@ fn accept(connection: &Connection, accepted: &Accepted) -> rusqlite::Result<Acce
                 return Ok(Acceptance::OutOfDate(history));
             }
             if !matches!(accepted.planned, Planned::Nothing(_)) {
-                update_ticket(connection, session.id, accepted)?;
+                let sql = "UPDATE sessions SET ticket = $1, ticket_url = $2 WHERE id = $3";
+                let ticket = &accepted.ticket;
+                tx.execute(sql, args![ticket.id.as_ref(), ticket.url.as_ref(), session.id])?;
             }
             session
         }
     };
-    connection
-        .prepare_cached("INSERT INTO revisions (session, updated_at, digest, source, accepted_at, raw) VALUES (?, ?, ?, ?, ?, ?)")?
-        .execute(params![
-            session.id,
-            accepted.updated_at.as_millisecond(),
-            accepted.digest.0,
-            accepted.source,
-            accepted.now.as_millisecond(),
-            *accepted.raw
-        ])?;
-    let revision = connection.last_insert_rowid();
-    let delivery = insert_delivery(connection, &session, revision, accepted)?;
+    let revision = tx.insert(
+        "INSERT INTO revisions (id, session, updated_at, digest, source, accepted_at, raw) VALUES ($1, $2, $3, $4, $5, $6, $7)",
+        args![session.id, accepted.updated_at, &accepted.digest, &accepted.source, accepted.now, &accepted.raw[..]],
+    )?;
+    let delivery = insert_delivery(tx, &session, revision, accepted)?;
     for replaced in &accepted.supersedes {
-        supersede(connection, &session, *replaced, delivery, accepted)?;
+        supersede(tx, &session, *replaced, delivery, accepted)?;
     }
-    let mut content = json!({
-        "revision": accepted.digest.to_string(),
-        "updated_at": accepted.updated_at.to_string(),
-        "source": accepted.source,
-        "ticket": accepted.ticket.id,
-    });
-    content["plan"] = match &accepted.planned {
+    let entry = Entry {
+        event: Event::Accepted,
+        at: accepted.now,
+        session: Some(session.name),
+        delivery,
+        content: content(accepted),
+    };
+    append(tx, &accepted.key.tenant, Some(&session), &entry)?;
+    Ok(Acceptance::Stored(delivery))
+}
+
+/// What the log says of an accepted revision.
+fn content(accepted: &Accepted) -> Value {
+    let plan = match &accepted.planned {
         Planned::Nothing(why) => json!({ "nothing": why }),
         Planned::Hold(why) => json!({ "hold": why }),
         Planned::Message { message, due, hold, .. } => json!({
@@ -179,85 +187,77 @@ fn accept(connection: &Connection, accepted: &Accepted) -> rusqlite::Result<Acce
             "hold": hold,
         }),
     };
-    let entry =
-        Entry { event: Event::Accepted, at: accepted.now, session: Some(session.name), delivery, content };
-    append(connection, &accepted.key.tenant, Some(&session), &entry)?;
-    Ok(Acceptance::Stored(delivery))
-}
-
-fn find(connection: &Connection, key: &SessionKey) -> rusqlite::Result<Option<SessionRow>> {
-    connection
-        .prepare_cached("SELECT id, kind, number, salt FROM sessions WHERE tenant = ? AND kind = ? AND number = ? AND instance = ?")?
-        .query_row(params![key.tenant, key.name.kind.as_str(), key.name.number, key.instance], |row| {
-            Ok(SessionRow { id: row.get(0)?, name: name(row, 1)?, salt: row.get(3)? })
-        })
-        .optional()
-}
-
-fn insert_session(connection: &Connection, accepted: &Accepted) -> rusqlite::Result<SessionRow> {
-    let (key, salt) = (&accepted.key, random()?[..16].to_vec());
-    connection
-        .prepare_cached("INSERT INTO sessions (tenant, instance, kind, number, ticket, ticket_url, salt) VALUES (?, ?, ?, ?, ?, ?, ?)")?
-        .execute(params![
-            key.tenant, key.instance, key.name.kind.as_str(), key.name.number, accepted.ticket.id, accepted.ticket.url, salt
-        ])?;
-    Ok(SessionRow { id: connection.last_insert_rowid(), name: key.name, salt })
-}
-
-fn update_ticket(connection: &Connection, session: i64, accepted: &Accepted) -> rusqlite::Result<()> {
-    connection
-        .prepare_cached("UPDATE sessions SET ticket = ?, ticket_url = ? WHERE id = ?")?
-        .execute(params![accepted.ticket.id, accepted.ticket.url, session])
-        .map(drop)
-}
-
-/// The delivery of a revision that is stored already; none when it is not stored.
-fn duplicate(
-    connection: &Connection,
-    session: i64,
-    of: &Digest,
-) -> rusqlite::Result<Option<Option<DeliveryId>>> {
-    connection
-        .prepare_cached(
-            "SELECT (SELECT max(id) FROM deliveries WHERE session = ?1 AND revision = revisions.id) \
-             FROM revisions WHERE session = ?1 AND digest = ?2",
-        )?
-        .query_row(params![session, of.0], |row| Ok(row.get::<_, Option<i64>>(0)?.map(DeliveryId)))
-        .optional()
-}
-
-fn history(connection: &Connection, session: i64) -> rusqlite::Result<History> {
-    let mut revisions =
-        connection.prepare_cached("SELECT updated_at, digest FROM revisions WHERE session = ?")?;
-    let revisions: Vec<(Timestamp, Digest)> = revisions
-        .query_map([session], |row| Ok((moment(row, 0)?, digest(row, 1)?)))?
-        .collect::<Result<_, _>>()?;
-    let mut deliveries = connection.prepare_cached(
-        "SELECT d.id, d.state, d.ticket, d.message_id, r.digest FROM deliveries d JOIN revisions r ON r.id = d.revision \
-         WHERE d.session = ? ORDER BY d.id",
-    )?;
-    let past = deliveries.query_map([session], |row| {
-        Ok(Past {
-            id: DeliveryId(row.get(0)?),
-            state: word(row, 1)?,
-            ticket: row.get(2)?,
-            message_id: row.get(3)?,
-            revision: digest(row, 4)?,
-        })
-    })?;
-    Ok(History {
-        revisions: revisions.len() as u64,
-        newest: revisions.into_iter().max(),
-        deliveries: past.collect::<Result<_, _>>()?,
+    json!({
+        "revision": accepted.digest.to_string(),
+        "updated_at": accepted.updated_at.to_string(),
+        "source": accepted.source,
+        "ticket": accepted.ticket.id,
+        "plan": plan,
     })
 }
 
+fn find(tx: &Tx<'_>, key: &SessionKey) -> Result<Option<SessionRow>> {
+    tx.first(
+        "SELECT id, kind, number, salt FROM sessions WHERE tenant = $1 AND kind = $2 AND number = $3 AND instance = $4",
+        args![&key.tenant, key.name.kind.as_str(), key.name.number, &key.instance],
+        |row| session(row, 0),
+    )
+}
+
+fn insert_session(tx: &Tx<'_>, accepted: &Accepted) -> Result<SessionRow> {
+    let (key, ticket, salt) = (&accepted.key, &accepted.ticket, random()?[..16].to_vec());
+    let id = tx.insert(
+        "INSERT INTO sessions (id, tenant, instance, kind, number, ticket, ticket_url, salt) \
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
+        args![
+            &key.tenant,
+            &key.instance,
+            key.name.kind.as_str(),
+            key.name.number,
+            ticket.id.as_ref(),
+            ticket.url.as_ref(),
+            &salt
+        ],
+    )?;
+    Ok(SessionRow { id, name: key.name, salt })
+}
+
+/// The delivery of a revision that is stored already; none when it is not stored.
+fn duplicate(tx: &Tx<'_>, session: i64, of: &Digest) -> Result<Option<Option<DeliveryId>>> {
+    tx.first(
+        "SELECT (SELECT max(id) FROM deliveries WHERE session = $1 AND revision = revisions.id) \
+         FROM revisions WHERE session = $1 AND digest = $2",
+        args![session, of],
+        |row| Ok(row.get::<Option<i64>>(0)?.map(DeliveryId)),
+    )
+}
+
+fn history(tx: &Tx<'_>, session: i64) -> Result<History> {
+    let sql = "SELECT updated_at, digest FROM revisions WHERE session = $1";
+    let revisions = tx.query(sql, args![session], |row| Ok((moment(row, 0)?, row.digest(1)?)))?;
+    let deliveries = tx.query(
+        "SELECT d.id, d.state, d.ticket, d.message_id, r.digest FROM deliveries d JOIN revisions r ON r.id = d.revision \
+         WHERE d.session = $1 ORDER BY d.id",
+        args![session],
+        |row| {
+            Ok(Past {
+                id: DeliveryId(row.get(0)?),
+                state: row.word(1)?,
+                ticket: row.get(2)?,
+                message_id: row.get(3)?,
+                revision: row.digest(4)?,
+            })
+        },
+    )?;
+    Ok(History { revisions: revisions.len() as u64, newest: revisions.into_iter().max(), deliveries })
+}
+
 fn insert_delivery(
-    connection: &Connection,
+    tx: &Tx<'_>,
     session: &SessionRow,
     revision: i64,
     accepted: &Accepted,
-) -> rusqlite::Result<Option<DeliveryId>> {
+) -> Result<Option<DeliveryId>> {
     let (state, reason, due, message) = match &accepted.planned {
         Planned::Nothing(_) => return Ok(None),
         Planned::Message { message, hold: Some(reason), .. } => {
@@ -269,47 +269,45 @@ fn insert_delivery(
         }
         Planned::Hold(reason) => (State::Held, reason.clone(), None, None),
     };
-    let now = accepted.now.as_millisecond();
-    connection
-        .prepare_cached(
-            "INSERT INTO deliveries (tenant, session, revision, channel, ticket, target, message_id, state, reason, due, \
-             created_at, changed_at) VALUES (?, ?, ?, 'email', ?, ?, ?, ?, ?, ?, ?, ?)",
-        )?
-        .execute(params![
-            accepted.key.tenant,
+    let id = tx.insert(
+        "INSERT INTO deliveries (id, tenant, session, revision, channel, ticket, target, message_id, state, reason, due, \
+         created_at, changed_at) VALUES ($1, $2, $3, $4, 'email', $5, $6, $7, $8, $9, $10, $11, $12)",
+        args![
+            &accepted.key.tenant,
             session.id,
             revision,
-            accepted.ticket.id,
+            accepted.ticket.id.as_ref(),
             message.map(|message| message.recipient.as_str()),
-            message.map(|message| message.message_id.as_str()),
+            message.map(|message| &message.message_id),
             state.as_str(),
-            reason,
-            due.map(Timestamp::as_millisecond),
-            now,
-            now
-        ])?;
-    let id = connection.last_insert_rowid();
+            &reason,
+            due,
+            accepted.now,
+            accepted.now
+        ],
+    )?;
     if let Some(message) = message {
-        connection
-            .prepare_cached("INSERT INTO messages (delivery, envelope_from, wire) VALUES (?, ?, ?)")?
-            .execute(params![id, message.envelope_from.as_str(), message.wire])?;
+        let (head, tail) = message.around_attachment(&accepted.raw);
+        tx.execute(
+            "INSERT INTO messages (delivery, envelope_from, head, tail) VALUES ($1, $2, $3, $4)",
+            args![id, message.envelope_from.as_str(), head, tail.map_or(Arg::Null, Arg::Bytes)],
+        )?;
     }
     Ok(Some(DeliveryId(id)))
 }
 
 fn supersede(
-    connection: &Connection,
+    tx: &Tx<'_>,
     session: &SessionRow,
     replaced: DeliveryId,
     by: Option<DeliveryId>,
     accepted: &Accepted,
-) -> rusqlite::Result<()> {
-    connection
-        .prepare_cached(
-            "UPDATE deliveries SET state = 'superseded', reason = 'a newer revision took its place', due = NULL, changed_at = ? \
-             WHERE id = ? AND session = ?",
-        )?
-        .execute(params![accepted.now.as_millisecond(), replaced.0, session.id])?;
+) -> Result<()> {
+    tx.execute(
+        "UPDATE deliveries SET state = 'superseded', reason = 'a newer revision took its place', due = NULL, \
+         changed_at = $1 WHERE id = $2 AND session = $3",
+        args![accepted.now, replaced.0, session.id],
+    )?;
     let content = json!({ "by": by.map(|by| by.0) });
     let entry = Entry {
         event: Event::Superseded,
@@ -318,23 +316,22 @@ fn supersede(
         delivery: Some(replaced),
         content,
     };
-    append(connection, &accepted.key.tenant, Some(session), &entry)
+    append(tx, &accepted.key.tenant, Some(session), &entry)
 }
 
-fn quarantine(connection: &Connection, quarantined: &Quarantined) -> rusqlite::Result<bool> {
+fn quarantine(tx: &Tx<'_>, quarantined: &Quarantined) -> Result<bool> {
     let Quarantined { tenant, source, reason, raw, now } = quarantined;
     let of = Digest::of(raw);
-    let new = connection
-        .prepare_cached("INSERT OR IGNORE INTO quarantine (tenant, source, at, reason, digest, raw) VALUES (?, ?, ?, ?, ?, ?)")?
-        .execute(params![tenant, source, now.as_millisecond(), reason, of.0, raw])?;
-    if new > 0 {
-        let content = json!({ "source": source, "reason": reason, "digest": of.to_string() });
-        append(
-            connection,
-            tenant,
-            None,
-            &Entry { event: Event::Quarantined, at: *now, session: None, delivery: None, content },
-        )?;
+    let known = "SELECT id FROM quarantine WHERE tenant = $1 AND source = $2 AND digest = $3";
+    if tx.any(known, args![tenant, source, &of])? {
+        return Ok(false);
     }
-    Ok(new > 0)
+    tx.insert(
+        "INSERT INTO quarantine (id, tenant, source, at, reason, digest, raw) VALUES ($1, $2, $3, $4, $5, $6, $7)",
+        args![tenant, source, *now, reason, &of, raw],
+    )?;
+    let content = json!({ "source": source, "reason": reason, "digest": of.to_string() });
+    let entry = Entry { event: Event::Quarantined, at: *now, session: None, delivery: None, content };
+    append(tx, tenant, None, &entry)?;
+    Ok(true)
 }

@@ -1,11 +1,11 @@
 //! What a person does to deliveries by hand; each is a log record.
 
 use jiff::Timestamp;
-use rusqlite::{Connection, params};
 use serde_json::json;
 
+use super::engine::{Result, Tx, args};
 use super::query::{Filter, list};
-use super::{Store, StoreError, append, session_row};
+use super::{Scope, Store, StoreError, append, session};
 use crate::ids::DeliveryId;
 use crate::log::{Entry, Event};
 use crate::outbox::State;
@@ -29,7 +29,7 @@ pub struct Changed {
     /// The delivery.
     pub id: DeliveryId,
     /// Its state now, or why it stays as it is.
-    pub result: Result<State, String>,
+    pub result: std::result::Result<State, String>,
 }
 
 impl Store {
@@ -39,25 +39,24 @@ impl Store {
         filter: Filter,
         change: Change,
         now: Timestamp,
-    ) -> Result<Vec<Changed>, StoreError> {
-        self.write(move |connection| {
-            let rows = list(connection, &filter)?;
-            rows.iter()
-                .map(|row| one(connection, row.id, row.state, row.recipient.is_some(), change, now))
-                .collect()
+    ) -> std::result::Result<Vec<Changed>, StoreError> {
+        let scope = filter.tenant.clone().map_or(Scope::All, Scope::Tenant);
+        self.write(scope, move |tx| {
+            let rows = list(tx, &filter)?;
+            rows.iter().map(|row| one(tx, row.id, row.state, row.recipient.is_some(), change, now)).collect()
         })
         .await
     }
 }
 
 fn one(
-    connection: &Connection,
+    tx: &Tx<'_>,
     id: DeliveryId,
     state: State,
     composed: bool,
     change: Change,
     now: Timestamp,
-) -> rusqlite::Result<Changed> {
+) -> Result<Changed> {
     let (event, next, from): (_, _, &[State]) = match change {
         Change::Retry => {
             let from = &[
@@ -92,27 +91,23 @@ fn one(
         let why = "has no message: it waits for a revision with a usable ticket id";
         return Ok(Changed { id, result: Err(why.to_owned()) });
     }
-    if change == Change::Retry && newer_went_out(connection, id)? {
+    if change == Change::Retry && newer_went_out(tx, id)? {
         return Ok(Changed { id, result: Err("is older than an update that went out after it".to_owned()) });
     }
-    let due = (next == State::Pending).then_some(now.as_millisecond());
-    connection
-        .prepare_cached("UPDATE deliveries SET state = ?, reason = ?, due = ?, changed_at = ? WHERE id = ?")?
-        .execute(params![
-            next.as_str(),
-            format!("{} by hand", event.as_str()),
-            due,
-            now.as_millisecond(),
-            id.0
-        ])?;
-    let (tenant, session): (String, i64) =
-        connection.query_row("SELECT tenant, session FROM deliveries WHERE id = ?", [id.0], |row| {
-            Ok((row.get(0)?, row.get(1)?))
-        })?;
-    let session = session_row(connection, session)?;
+    let due = (next == State::Pending).then_some(now);
+    tx.execute(
+        "UPDATE deliveries SET state = $1, reason = $2, due = $3, changed_at = $4 WHERE id = $5",
+        args![next.as_str(), &format!("{} by hand", event.as_str()), due, now, id.0],
+    )?;
+    let about = "SELECT d.tenant, s.id, s.kind, s.number, s.salt FROM deliveries d \
+                 JOIN sessions s ON s.id = d.session WHERE d.id = $1";
+    let about = tx.first(about, args![id.0], |row| Ok((row.get::<String>(0)?, session(row, 1)?)))?;
+    let Some((tenant, session)) = about else {
+        return Ok(Changed { id, result: Err("is not there".to_owned()) });
+    };
     let content = json!({ "from": state.as_str(), "to": next.as_str() });
     append(
-        connection,
+        tx,
         &tenant,
         Some(&session),
         &Entry { event, at: now, session: Some(session.name), delivery: Some(id), content },
@@ -121,12 +116,10 @@ fn one(
 }
 
 /// Whether a later delivery of the same session may have arrived: sending this one now would bring old news.
-fn newer_went_out(connection: &Connection, id: DeliveryId) -> rusqlite::Result<bool> {
-    connection
-        .prepare_cached(
-            "SELECT EXISTS (SELECT 1 FROM deliveries d JOIN deliveries later \
-             ON later.session = d.session AND later.id > d.id \
-             WHERE d.id = ? AND later.state IN ('leased', 'sending', 'accepted', 'uncertain'))",
-        )?
-        .query_row([id.0], |row| row.get(0))
+fn newer_went_out(tx: &Tx<'_>, id: DeliveryId) -> Result<bool> {
+    tx.any(
+        "SELECT d.id FROM deliveries d JOIN deliveries later ON later.session = d.session AND later.id > d.id \
+         WHERE d.id = $1 AND later.state IN ('leased', 'sending', 'accepted', 'uncertain') LIMIT 1",
+        args![id.0],
+    )
 }

@@ -1,10 +1,10 @@
 //! Questions to the store. They read a snapshot and change nothing.
 
 use jiff::Timestamp;
-use rusqlite::types::Value;
-use rusqlite::{Connection, OptionalExtension, Row, params_from_iter};
 
-use super::{Store, StoreError, UNSETTLED, digest, moment, name, optional_moment, word};
+use super::engine::{Arg, Result, Row, Tx, args};
+use super::{Store, StoreError, UNSETTLED, moment, name, optional_moment};
+use crate::compose::join_attachment;
 use crate::ids::{DeliveryId, Digest, SessionName};
 use crate::outbox::State;
 
@@ -92,6 +92,8 @@ pub struct AttemptRow {
     pub stage: Option<String>,
     /// The server's reply code.
     pub code: Option<u16>,
+    /// The server's enhanced code.
+    pub enhanced: Option<String>,
     /// The server's words.
     pub answer: Option<String>,
 }
@@ -147,32 +149,34 @@ pub struct QuarantineRow {
     pub octets: u64,
 }
 
+type Answer<T> = std::result::Result<T, StoreError>;
+
 impl Store {
     /// The deliveries that the filter chooses, oldest first.
-    pub fn deliveries(&self, filter: &Filter) -> Result<Vec<DeliveryRow>, StoreError> {
-        self.read(|connection| list(connection, filter))
+    pub fn deliveries(&self, filter: &Filter) -> Answer<Vec<DeliveryRow>> {
+        self.read(|tx| list(tx, filter))
     }
 
     /// Everything about a session, for each tenant that has one of that name.
-    pub fn stories(&self, session: SessionName, tenant: Option<&str>) -> Result<Vec<Story>, StoreError> {
-        self.read(|connection| {
-            let mut find = connection.prepare(
-                "SELECT id, tenant, ticket, ticket_url FROM sessions WHERE kind = ? AND number = ? AND (?3 IS NULL OR tenant = ?3) ORDER BY tenant",
+    pub fn stories(&self, session: SessionName, tenant: Option<&str>) -> Answer<Vec<Story>> {
+        self.read(|tx| {
+            let found = tx.query(
+                "SELECT id, tenant, ticket, ticket_url FROM sessions \
+                 WHERE kind = $1 AND number = $2 AND (CAST($3 AS TEXT) IS NULL OR tenant = $3) ORDER BY tenant",
+                args![session.kind.as_str(), session.number, tenant],
+                |row| Ok((row.get::<i64>(0)?, row.get::<String>(1)?, row.get(2)?, row.get(3)?)),
             )?;
-            let found = find.query_map(rusqlite::params![session.kind.as_str(), session.number, tenant], |row| {
-                Ok((row.get::<_, i64>(0)?, row.get(1)?, row.get(2)?, row.get(3)?))
-            })?;
-            let found: Vec<(i64, String, Option<String>, Option<String>)> = found.collect::<Result<_, _>>()?;
             let story = |(id, tenant, ticket, ticket_url): (i64, String, _, _)| {
-                let filter = Filter { session: Some(session), tenant: Some(tenant.clone()), ..Filter::default() };
+                let filter =
+                    Filter { session: Some(session), tenant: Some(tenant.clone()), ..Filter::default() };
                 Ok(Story {
                     session,
                     ticket,
                     ticket_url,
-                    revisions: all(connection, "SELECT updated_at, digest, source, accepted_at FROM revisions WHERE session = ? ORDER BY id", id, revision)?,
-                    deliveries: list(connection, &filter)?,
-                    attempts: all(connection, ATTEMPTS, id, attempt)?,
-                    records: all(connection, "SELECT number, record, content, hash FROM log WHERE session = ? ORDER BY number", id, log_row)?,
+                    revisions: tx.query(REVISIONS, args![id], revision)?,
+                    deliveries: list(tx, &filter)?,
+                    attempts: tx.query(ATTEMPTS, args![id], attempt)?,
+                    records: tx.query(RECORDS, args![id], log_row)?,
                     tenant,
                 })
             };
@@ -181,161 +185,167 @@ impl Store {
     }
 
     /// The bytes of a session's newest revision.
-    pub fn newest_file(
-        &self,
-        session: SessionName,
-        tenant: Option<&str>,
-    ) -> Result<Option<Vec<u8>>, StoreError> {
-        self.read(|connection| {
-            let mut newest = connection.prepare(
+    pub fn newest_file(&self, session: SessionName, tenant: Option<&str>) -> Answer<Option<Vec<u8>>> {
+        self.read(|tx| {
+            tx.first(
                 "SELECT r.raw FROM revisions r JOIN sessions s ON s.id = r.session \
-                 WHERE s.kind = ? AND s.number = ? AND (?3 IS NULL OR s.tenant = ?3) \
+                 WHERE s.kind = $1 AND s.number = $2 AND (CAST($3 AS TEXT) IS NULL OR s.tenant = $3) \
                  ORDER BY s.tenant, r.updated_at DESC, r.digest DESC LIMIT 1",
-            )?;
-            let values = rusqlite::params![session.kind.as_str(), session.number, tenant];
-            newest.query_row(values, |row| row.get(0)).optional()
+                args![session.kind.as_str(), session.number, tenant],
+                |row| row.get(0),
+            )
         })
     }
 
     /// The whole chain of a tenant's log, oldest first.
-    pub fn chain(&self, tenant: &str) -> Result<Vec<LogRow>, StoreError> {
-        self.read(|connection| {
-            let mut chain = connection
-                .prepare("SELECT number, record, content, hash FROM log WHERE tenant = ? ORDER BY number")?;
-            chain.query_map([tenant], log_row)?.collect()
-        })
+    pub fn chain(&self, tenant: &str) -> Answer<Vec<LogRow>> {
+        let sql = "SELECT number, record, content, hash FROM log WHERE tenant = $1 ORDER BY number";
+        self.read(|tx| tx.query(sql, args![tenant], log_row))
     }
 
     /// The bytes of a delivery's message; none where it has none.
-    pub fn message(&self, id: DeliveryId) -> Result<Option<Vec<u8>>, StoreError> {
-        self.read(|connection| {
-            connection
-                .query_row("SELECT wire FROM messages WHERE delivery = ?", [id.0], |row| row.get(0))
-                .optional()
+    pub fn message(&self, id: DeliveryId) -> Answer<Option<Vec<u8>>> {
+        let sql = "SELECT m.head, m.tail, r.raw FROM messages m JOIN deliveries d ON d.id = m.delivery \
+                   JOIN revisions r ON r.id = d.revision WHERE m.delivery = $1";
+        self.read(|tx| {
+            tx.first(sql, args![id.0], |row| {
+                let (head, tail): (Vec<u8>, Option<Vec<u8>>) = (row.get(0)?, row.get(1)?);
+                let raw: Vec<u8> = row.get(2)?;
+                Ok(match tail {
+                    Some(tail) => join_attachment(head, &raw, &tail),
+                    None => head,
+                })
+            })
         })
     }
 
     /// The files in quarantine, oldest first.
-    pub fn quarantined(&self, tenant: Option<&str>) -> Result<Vec<QuarantineRow>, StoreError> {
-        self.read(|connection| {
-            let mut rows = connection.prepare(
-                "SELECT id, tenant, source, at, reason, length(raw) FROM quarantine WHERE ?1 IS NULL OR tenant = ?1 ORDER BY id",
-            )?;
-            let row = |row: &Row<'_>| {
-                Ok(QuarantineRow { id: row.get(0)?, tenant: row.get(1)?, source: row.get(2)?, at: moment(row, 3)?, reason: row.get(4)?, octets: row.get(5)? })
-            };
-            rows.query_map([tenant], row)?.collect()
+    pub fn quarantined(&self, tenant: Option<&str>) -> Answer<Vec<QuarantineRow>> {
+        let sql = "SELECT id, tenant, source, at, reason, CAST(length(raw) AS BIGINT) FROM quarantine \
+                   WHERE CAST($1 AS TEXT) IS NULL OR tenant = $1 ORDER BY id";
+        self.read(|tx| {
+            tx.query(sql, args![tenant], |row| {
+                Ok(QuarantineRow {
+                    id: row.get(0)?,
+                    tenant: row.get(1)?,
+                    source: row.get(2)?,
+                    at: moment(row, 3)?,
+                    reason: row.get(4)?,
+                    octets: row.number(5)?,
+                })
+            })
         })
     }
 
     /// The bytes of one quarantined file.
-    pub fn quarantined_bytes(&self, id: i64) -> Result<Option<Vec<u8>>, StoreError> {
-        self.read(|connection| {
-            connection.query_row("SELECT raw FROM quarantine WHERE id = ?", [id], |row| row.get(0)).optional()
-        })
+    pub fn quarantined_bytes(&self, id: i64) -> Answer<Option<Vec<u8>>> {
+        self.read(|tx| tx.first("SELECT raw FROM quarantine WHERE id = $1", args![id], |row| row.get(0)))
     }
 
     /// The files of a tenant's folder that are dealt with, each with the stamp it had then.
-    pub fn noted_files(&self, tenant: &str, mut each: impl FnMut(String, String)) -> Result<(), StoreError> {
-        self.read(|connection| {
-            let mut files = connection.prepare("SELECT path, stamp FROM files WHERE tenant = ?")?;
-            let mut rows = files.query([tenant])?;
-            while let Some(row) = rows.next()? {
+    pub fn noted_files(&self, tenant: &str, mut each: impl FnMut(String, String) + Send) -> Answer<()> {
+        let sql = "SELECT path, stamp FROM files WHERE tenant = $1";
+        self.read(|tx| {
+            tx.query(sql, args![tenant], |row| {
                 each(row.get(0)?, row.get(1)?);
-            }
-            Ok(())
+                Ok(())
+            })
+            .map(drop)
         })
     }
 }
 
-const ATTEMPTS: &str = "SELECT a.delivery, a.number, a.began_at, a.ended_at, a.outcome, a.relay, a.tls, a.stage, a.code, a.answer \
-    FROM attempts a JOIN deliveries d ON d.id = a.delivery WHERE d.session = ? ORDER BY a.delivery, a.number";
+const REVISIONS: &str =
+    "SELECT updated_at, digest, source, accepted_at FROM revisions WHERE session = $1 ORDER BY id";
+const ATTEMPTS: &str = "SELECT a.delivery, a.number, a.began_at, a.ended_at, a.outcome, a.relay, a.tls, a.stage, a.code, \
+    a.enhanced, a.answer FROM attempts a JOIN deliveries d ON d.id = a.delivery WHERE d.session = $1 \
+    ORDER BY a.delivery, a.number";
+const RECORDS: &str = "SELECT number, record, content, hash FROM log WHERE session = $1 ORDER BY number";
 
-fn all<T>(
-    connection: &Connection,
-    sql: &str,
-    id: i64,
-    row: fn(&Row<'_>) -> rusqlite::Result<T>,
-) -> rusqlite::Result<Vec<T>> {
-    connection.prepare(sql)?.query_map([id], row)?.collect()
-}
-
-fn revision(row: &Row<'_>) -> rusqlite::Result<RevisionRow> {
+fn revision(row: &Row<'_>) -> Result<RevisionRow> {
     Ok(RevisionRow {
         updated_at: moment(row, 0)?,
-        digest: digest(row, 1)?,
+        digest: row.digest(1)?,
         source: row.get(2)?,
         accepted_at: moment(row, 3)?,
     })
 }
 
-fn attempt(row: &Row<'_>) -> rusqlite::Result<AttemptRow> {
+fn attempt(row: &Row<'_>) -> Result<AttemptRow> {
+    let code: Option<i64> = row.get(8)?;
     Ok(AttemptRow {
         delivery: DeliveryId(row.get(0)?),
-        number: row.get(1)?,
+        number: row.number(1)?,
         began_at: moment(row, 2)?,
         ended_at: optional_moment(row, 3)?,
         outcome: row.get(4)?,
         relay: row.get(5)?,
         tls: row.get(6)?,
         stage: row.get(7)?,
-        code: row.get(8)?,
-        answer: row.get(9)?,
+        code: code.and_then(|code| u16::try_from(code).ok()),
+        enhanced: row.get(9)?,
+        answer: row.get(10)?,
     })
 }
 
-fn log_row(row: &Row<'_>) -> rusqlite::Result<LogRow> {
-    Ok(LogRow { number: row.get(0)?, record: row.get(1)?, content: row.get(2)?, hash: digest(row, 3)? })
+fn log_row(row: &Row<'_>) -> Result<LogRow> {
+    Ok(LogRow { number: row.get(0)?, record: row.get(1)?, content: row.get(2)?, hash: row.digest(3)? })
+}
+
+/// The conditions of a question, and their values.
+#[derive(Default)]
+struct Where<'f> {
+    conditions: Vec<String>,
+    values: Vec<Arg<'f>>,
+}
+
+impl<'f> Where<'f> {
+    /// The column holds one of these; anything where there are none.
+    fn among(&mut self, column: &str, wanted: impl Iterator<Item = Arg<'f>>) {
+        let from = self.values.len();
+        self.values.extend(wanted);
+        let places: Vec<String> = (from + 1..=self.values.len()).map(|at| format!("${at}")).collect();
+        if !places.is_empty() {
+            self.conditions.push(format!("{column} IN ({})", places.join(", ")));
+        }
+    }
 }
 
 /// The deliveries that a filter chooses, oldest first; with `most`, the newest of them.
-pub(super) fn list(connection: &Connection, filter: &Filter) -> rusqlite::Result<Vec<DeliveryRow>> {
-    let mut conditions: Vec<String> = Vec::new();
-    let mut values: Vec<Value> = Vec::new();
-    let mut among = |column: &str, wanted: Vec<Value>| {
-        if !wanted.is_empty() {
-            conditions.push(format!("{column} IN ({})", vec!["?"; wanted.len()].join(", ")));
-            values.extend(wanted);
-        }
-    };
-    let text = |text: &Option<String>| text.iter().map(|text| Value::Text(text.clone())).collect::<Vec<_>>();
-    among("d.id", filter.ids.iter().map(|id| Value::Integer(id.0)).collect());
-    among("d.tenant", text(&filter.tenant));
-    among("s.kind", filter.session.iter().map(|session| Value::Text(session.kind.to_string())).collect());
-    among(
-        "s.number",
-        filter
-            .session
-            .iter()
-            .filter_map(|session| i64::try_from(session.number).ok())
-            .map(Value::Integer)
-            .collect(),
-    );
-    among("d.ticket", text(&filter.ticket));
-    among("d.target", text(&filter.recipient));
-    among("d.state", filter.states.iter().map(|state| Value::Text(state.to_string())).collect());
+pub(super) fn list(tx: &Tx<'_>, filter: &Filter) -> Result<Vec<DeliveryRow>> {
+    let mut chosen = Where::default();
+    chosen.among("d.id", filter.ids.iter().map(|id| Arg::Integer(id.0)));
+    chosen.among("d.tenant", filter.tenant.iter().map(Arg::from));
+    chosen.among("s.kind", filter.session.iter().map(|session| Arg::Text(session.kind.as_str())));
+    chosen.among("s.number", filter.session.iter().map(|session| Arg::from(session.number)));
+    chosen.among("d.ticket", filter.ticket.iter().map(Arg::from));
+    chosen.among("d.target", filter.recipient.iter().map(Arg::from));
+    chosen.among("d.state", filter.states.iter().map(|state| Arg::Text(state.as_str())));
     let over = [State::Accepted, State::Superseded, State::Cancelled];
     if !filter.states.is_empty() && !filter.states.iter().any(|state| over.contains(state)) {
-        conditions.push(UNSETTLED.to_owned());
+        chosen.conditions.push(UNSETTLED.to_owned());
     }
     if let Some(since) = filter.since {
-        conditions.push("d.changed_at >= ?".to_owned());
-        values.push(Value::Integer(since.as_millisecond()));
+        chosen.values.push(Arg::from(since));
+        chosen.conditions.push(format!("d.changed_at >= ${}", chosen.values.len()));
     }
-    let conditions = if conditions.is_empty() { "1".to_owned() } else { conditions.join(" AND ") };
+    let Where { mut conditions, values } = chosen;
+    if conditions.is_empty() {
+        conditions.push("1 = 1".to_owned());
+    }
+    let conditions = conditions.join(" AND ");
+    let most = filter.most.map_or_else(String::new, |most| format!("LIMIT {most}"));
     let sql = format!(
         "SELECT d.id, d.tenant, s.kind, s.number, d.ticket, d.target, d.message_id, d.state, d.reason, d.due, d.attempts, \
          d.created_at, d.changed_at FROM deliveries d JOIN sessions s ON s.id = d.session WHERE {conditions} \
-         ORDER BY d.id DESC LIMIT {}",
-        filter.most.map_or(-1, i64::from)
+         ORDER BY d.id DESC {most}"
     );
-    let mut rows: Vec<DeliveryRow> =
-        connection.prepare(&sql)?.query_map(params_from_iter(values), delivery)?.collect::<Result<_, _>>()?;
+    let mut rows = tx.query(&sql, &values, delivery)?;
     rows.reverse();
     Ok(rows)
 }
 
-fn delivery(row: &Row<'_>) -> rusqlite::Result<DeliveryRow> {
+fn delivery(row: &Row<'_>) -> Result<DeliveryRow> {
     Ok(DeliveryRow {
         id: DeliveryId(row.get(0)?),
         tenant: row.get(1)?,
@@ -343,10 +353,10 @@ fn delivery(row: &Row<'_>) -> rusqlite::Result<DeliveryRow> {
         ticket: row.get(4)?,
         recipient: row.get(5)?,
         message_id: row.get(6)?,
-        state: word(row, 7)?,
+        state: row.word(7)?,
         reason: row.get(8)?,
         due: optional_moment(row, 9)?,
-        attempts: row.get(10)?,
+        attempts: row.number(10)?,
         created_at: moment(row, 11)?,
         changed_at: moment(row, 12)?,
     })

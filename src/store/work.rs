@@ -1,24 +1,35 @@
 //! Taking deliveries to work on, and recording what came of it.
 //!
 //! An attempt is recorded before its first byte goes out and its outcome after its last came in, each in a
-//! transaction of its own. Who finishes must hold the lease that the attempt began with.
+//! transaction of its own. Who finishes must hold the lease that the attempt began with; a lease is lost when its
+//! holder is not heard of for [`LEASE`].
 
 use jiff::{SignedDuration, Timestamp};
-use rusqlite::{Connection, OptionalExtension, params};
 use serde_json::json;
 
-use super::{Store, StoreError, UNSETTLED, append, moment, session_row};
+use super::engine::{Result, Tx, args};
+use super::{Scope, Store, StoreError, UNSETTLED, append, moment, session};
+use crate::compose::join_attachment;
 use crate::config::tenant::Retry;
 use crate::ids::DeliveryId;
 use crate::log::{Entry, Event};
 use crate::outbox::{Next, Outcome, Report, next};
 
-/// The right to work on one delivery.
+/// How long an instance may be silent before others take over what it holds.
+const LEASE: SignedDuration = SignedDuration::from_secs(30);
+
+/// One process that delivers from the store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Instance(pub i64);
+
+/// The right to work on one delivery.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Lease {
+    /// Whose delivery.
+    pub tenant: String,
     /// The delivery.
     pub delivery: DeliveryId,
-    /// Which lease of it this is.
+    /// Which lease of it this is: the fencing token.
     pub number: i64,
 }
 
@@ -40,22 +51,51 @@ pub struct Work {
 }
 
 impl Store {
+    /// Makes this process known as one that delivers.
+    pub async fn join(&self, now: Timestamp) -> std::result::Result<Instance, StoreError> {
+        let sql = "INSERT INTO instances (id, seen_at) VALUES ($1, $2)";
+        self.write(Scope::Nobody, move |tx| tx.insert(sql, args![now]).map(Instance)).await
+    }
+
+    /// Says that the instance is alive. False when it was taken for dead: it must not go on.
+    pub async fn heartbeat(
+        &self,
+        instance: Instance,
+        now: Timestamp,
+    ) -> std::result::Result<bool, StoreError> {
+        self.write(Scope::Nobody, move |tx| {
+            tx.execute("UPDATE instances SET seen_at = $1 WHERE id = $2", args![now, instance.0])?;
+            let silent = now.saturating_sub(LEASE).unwrap_or(now);
+            tx.execute("DELETE FROM instances WHERE id <> $1 AND seen_at < $2", args![instance.0, silent])?;
+            tx.any("SELECT id FROM instances WHERE id = $1", args![instance.0])
+        })
+        .await
+    }
+
+    /// Ends an instance that holds nothing any more.
+    pub async fn leave(&self, instance: Instance) -> std::result::Result<(), StoreError> {
+        let sql = "DELETE FROM instances WHERE id = $1";
+        self.write(Scope::Nobody, move |tx| tx.execute(sql, args![instance.0])).await
+    }
+
     /// Leases up to `most` deliveries of the tenant that are due, the longest due first.
-    pub async fn claim(&self, tenant: String, most: u32, now: Timestamp) -> Result<Vec<Lease>, StoreError> {
-        // Without RETURNING, for which SQLite makes and frees a temporary table each time.
-        self.write(move |connection| {
-            let mut due = connection.prepare_cached(
-                "SELECT id, lease + 1 FROM deliveries WHERE tenant = ? AND due <= ? ORDER BY due LIMIT ?",
-            )?;
-            let leases = due.query_map(params![tenant, now.as_millisecond(), most], |row| {
-                Ok(Lease { delivery: DeliveryId(row.get(0)?), number: row.get(1)? })
+    pub async fn claim(
+        &self,
+        tenant: String,
+        instance: Instance,
+        most: u32,
+        now: Timestamp,
+    ) -> std::result::Result<Vec<Lease>, StoreError> {
+        self.write(Scope::Tenant(tenant.clone()), move |tx| {
+            let due =
+                "SELECT id, lease + 1 FROM deliveries WHERE tenant = $1 AND due <= $2 ORDER BY due LIMIT $3";
+            let leases = tx.query(due, args![&tenant, now, most], |row| {
+                Ok(Lease { tenant: tenant.clone(), delivery: DeliveryId(row.get(0)?), number: row.get(1)? })
             })?;
-            let leases: Vec<Lease> = leases.collect::<Result<_, _>>()?;
-            let mut claim = connection.prepare_cached(
-                "UPDATE deliveries SET state = 'leased', due = NULL, lease = ? WHERE id = ?",
-            )?;
+            let take =
+                "UPDATE deliveries SET state = 'leased', due = NULL, lease = $1, owner = $2 WHERE id = $3";
             for lease in &leases {
-                claim.execute([lease.number, lease.delivery.0])?;
+                tx.execute(take, args![lease.number, instance.0, lease.delivery.0])?;
             }
             Ok(leases)
         })
@@ -63,34 +103,37 @@ impl Store {
     }
 
     /// When the tenant's next delivery is due; none when none waits.
-    pub async fn next_due(&self, tenant: String) -> Result<Option<Timestamp>, StoreError> {
-        self.write(move |connection| {
-            connection
-                .prepare_cached(
-                    "SELECT due FROM deliveries WHERE tenant = ? AND due IS NOT NULL ORDER BY due LIMIT 1",
-                )?
-                .query_row([&tenant], |row| moment(row, 0))
-                .optional()
+    pub async fn next_due(&self, tenant: String) -> std::result::Result<Option<Timestamp>, StoreError> {
+        let sql = "SELECT due FROM deliveries WHERE tenant = $1 AND due IS NOT NULL ORDER BY due LIMIT 1";
+        self.write(Scope::Tenant(tenant.clone()), move |tx| {
+            tx.first(sql, args![&tenant], |row| moment(row, 0))
         })
         .await
     }
 
     /// Whether nothing of the tenant's waits for a time and nothing is being worked on.
-    pub async fn is_idle(&self, tenant: String) -> Result<bool, StoreError> {
-        self.write(move |connection| {
-            let sql = format!(
-                "SELECT NOT EXISTS (SELECT 1 FROM deliveries WHERE tenant = ?1 AND due IS NOT NULL) \
-                 AND NOT EXISTS (SELECT 1 FROM deliveries WHERE tenant = ?1 AND state = 'leased' AND {UNSETTLED}) \
-                 AND NOT EXISTS (SELECT 1 FROM deliveries WHERE tenant = ?1 AND state = 'sending' AND {UNSETTLED})"
-            );
-            connection.prepare_cached(&sql)?.query_row([&tenant], |row| row.get(0))
+    pub async fn is_idle(&self, tenant: String) -> std::result::Result<bool, StoreError> {
+        self.write(Scope::Tenant(tenant.clone()), move |tx| {
+            let under_way = |state| format!("SELECT id FROM deliveries WHERE tenant = $1 AND state = '{state}' AND {UNSETTLED} LIMIT 1");
+            let waits = "SELECT id FROM deliveries WHERE tenant = $1 AND due IS NOT NULL LIMIT 1";
+            Ok(!tx.any(waits, args![&tenant])?
+                && !tx.any(&under_way("leased"), args![&tenant])?
+                && !tx.any(&under_way("sending"), args![&tenant])?)
         })
         .await
     }
 
     /// Records that an attempt begins, and gives what it needs. None when the lease is no longer good.
-    pub async fn begin_attempt(&self, lease: Lease, now: Timestamp) -> Result<Option<Work>, StoreError> {
-        self.write(move |connection| begin(connection, lease, now)).await
+    pub async fn begin_attempt(
+        &self,
+        lease: Lease,
+        now: Timestamp,
+    ) -> std::result::Result<Option<Work>, StoreError> {
+        let begun = self.write(Scope::Tenant(lease.tenant.clone()), move |tx| begin(tx, &lease, now)).await?;
+        Ok(begun.map(|(work, raw, tail)| match tail {
+            Some(tail) => Work { wire: join_attachment(work.wire, &raw, &tail), ..work },
+            None => work,
+        }))
     }
 
     /// Records how an attempt ended and what follows. None when the lease is no longer good: nothing changes.
@@ -101,91 +144,106 @@ impl Store {
         report: Report,
         retry: Retry,
         now: Timestamp,
-    ) -> Result<Option<Next>, StoreError> {
-        self.write(move |connection| finish(connection, lease, attempt, &report, &retry, now)).await
+    ) -> std::result::Result<Option<Next>, StoreError> {
+        let scope = Scope::Tenant(lease.tenant.clone());
+        self.write(scope, move |tx| finish(tx, &lease, attempt, &report, &retry, now)).await
     }
 
-    /// Takes over what a process that died has left of the tenant's: leases return, attempts without an end are
-    /// uncertain. Only for the holder of the tenant's delivery lock. Says how many attempts were uncertain.
-    pub async fn recover(&self, tenant: String, retry: Retry, now: Timestamp) -> Result<usize, StoreError> {
-        self.write(move |connection| recover(connection, &tenant, &retry, now)).await
+    /// Takes over what dead instances have left of the tenant's: leases return, attempts without an end are
+    /// uncertain. On SQLite all instances but this one are dead, since it holds the tenant's delivery lock. Says how
+    /// many attempts were uncertain.
+    pub async fn recover(
+        &self,
+        tenant: String,
+        instance: Instance,
+        retry: Retry,
+        now: Timestamp,
+    ) -> std::result::Result<usize, StoreError> {
+        let scope = Scope::Tenant(tenant.clone());
+        self.write(scope, move |tx| recover(tx, &tenant, instance, &retry, now)).await
     }
 
     /// Gives unused leases back.
-    pub async fn release(&self, leases: Vec<Lease>, now: Timestamp) -> Result<(), StoreError> {
-        self.write(move |connection| {
-            leases.iter().try_for_each(|lease| {
-                connection
-                    .prepare_cached("UPDATE deliveries SET state = 'pending', due = ? WHERE id = ? AND lease = ? AND state = 'leased'")?
-                    .execute(params![now.as_millisecond(), lease.delivery.0, lease.number])
-                    .map(drop)
-            })
+    pub async fn release(&self, leases: Vec<Lease>, now: Timestamp) -> std::result::Result<(), StoreError> {
+        let Some(first) = leases.first() else { return Ok(()) };
+        self.write(Scope::Tenant(first.tenant.clone()), move |tx| {
+            let sql = "UPDATE deliveries SET state = 'pending', due = $1 WHERE id = $2 AND lease = $3 AND state = 'leased'";
+            leases.iter().try_for_each(|lease| tx.execute(sql, args![now, lease.delivery.0, lease.number]))
         })
         .await
     }
 }
 
-fn begin(connection: &Connection, lease: Lease, now: Timestamp) -> rusqlite::Result<Option<Work>> {
-    let leased: Option<(u32, String, String)> = connection
-        .prepare_cached(
-            "SELECT attempts + 1, target, message_id FROM deliveries WHERE id = ? AND lease = ? AND state = 'leased'",
-        )?
-        .query_row([lease.delivery.0, lease.number], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))
-        .optional()?;
-    let Some((attempt, recipient, mut envelope_id)) = leased else { return Ok(None) };
-    envelope_id.truncate(envelope_id.find('@').unwrap_or(envelope_id.len()));
-    connection
-        .prepare_cached("UPDATE deliveries SET state = 'sending', attempts = ?, changed_at = ? WHERE id = ?")?
-        .execute(params![attempt, now.as_millisecond(), lease.delivery.0])?;
-    connection
-        .prepare_cached("INSERT INTO attempts (delivery, number, began_at) VALUES (?, ?, ?)")?
-        .execute(params![lease.delivery.0, attempt, now.as_millisecond()])?;
-    let (envelope_from, wire) = connection
-        .prepare_cached("SELECT envelope_from, wire FROM messages WHERE delivery = ?")?
-        .query_row([lease.delivery.0], |row| Ok((row.get(0)?, row.get(1)?)))?;
-    Ok(Some(Work { lease, attempt, envelope_id, envelope_from, recipient, wire }))
+/// An attempt, the revision's bytes, and what stands behind them in the message.
+type Begun = (Work, Vec<u8>, Option<Vec<u8>>);
+
+fn begin(tx: &Tx<'_>, lease: &Lease, now: Timestamp) -> Result<Option<Begun>> {
+    let sql = "SELECT d.attempts + 1, d.target, d.message_id, m.envelope_from, m.head, m.tail, \
+               CASE WHEN m.tail IS NOT NULL THEN r.raw ELSE m.head END \
+               FROM deliveries d JOIN messages m ON m.delivery = d.id JOIN revisions r ON r.id = d.revision \
+               WHERE d.id = $1 AND d.lease = $2 AND d.state = 'leased' \
+               AND EXISTS (SELECT 1 FROM instances i WHERE i.id = d.owner)";
+    let begun = tx.first(sql, args![lease.delivery.0, lease.number], |row| {
+        let mut envelope_id: String = row.get(2)?;
+        envelope_id.truncate(envelope_id.find('@').unwrap_or(envelope_id.len()));
+        let work = Work {
+            lease: lease.clone(),
+            attempt: row.number(0)?,
+            envelope_id,
+            envelope_from: row.get(3)?,
+            recipient: row.get(1)?,
+            wire: row.get(4)?,
+        };
+        Ok((work, row.get(6)?, row.get(5)?))
+    })?;
+    let Some((work, raw, tail)) = begun else { return Ok(None) };
+    tx.execute(
+        "UPDATE deliveries SET state = 'sending', attempts = $1, changed_at = $2 WHERE id = $3",
+        args![work.attempt, now, lease.delivery.0],
+    )?;
+    tx.execute(
+        "INSERT INTO attempts (delivery, number, began_at) VALUES ($1, $2, $3)",
+        args![lease.delivery.0, work.attempt, now],
+    )?;
+    Ok(Some((work, raw, tail)))
 }
 
 fn finish(
-    connection: &Connection,
-    lease: Lease,
+    tx: &Tx<'_>,
+    lease: &Lease,
     attempt: u32,
     report: &Report,
     retry: &Retry,
     now: Timestamp,
-) -> rusqlite::Result<Option<Next>> {
-    let held: Option<(String, i64, String, Timestamp)> = connection
-        .prepare_cached("SELECT tenant, session, target, created_at FROM deliveries WHERE id = ? AND lease = ? AND state = 'sending'")?
-        .query_row(params![lease.delivery.0, lease.number], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, moment(row, 3)?)))
-        .optional()?;
-    let Some((tenant, session, recipient, created)) = held else { return Ok(None) };
+) -> Result<Option<Next>> {
+    let held = tx.first(
+        "SELECT d.target, d.created_at, s.id, s.kind, s.number, s.salt FROM deliveries d \
+         JOIN sessions s ON s.id = d.session WHERE d.id = $1 AND d.lease = $2 AND d.state = 'sending'",
+        args![lease.delivery.0, lease.number],
+        |row| Ok((row.get::<String>(0)?, moment(row, 1)?, session(row, 2)?)),
+    )?;
+    let Some((recipient, created, session)) = held else { return Ok(None) };
     let next = next(report, retry, lease.delivery, attempt, created, now);
-    connection
-        .prepare_cached("UPDATE deliveries SET state = ?, reason = ?, due = ?, changed_at = ? WHERE id = ?")?
-        .execute(params![
-            next.state.as_str(),
-            next.reason,
-            next.due.map(Timestamp::as_millisecond),
-            now.as_millisecond(),
-            lease.delivery.0
-        ])?;
-    connection
-        .prepare_cached(
-            "UPDATE attempts SET ended_at = ?, outcome = ?, relay = ?, tls = ?, stage = ?, code = ?, answer = ? \
-             WHERE delivery = ? AND number = ?",
-        )?
-        .execute(params![
-            now.as_millisecond(),
+    tx.execute(
+        "UPDATE deliveries SET state = $1, reason = $2, due = $3, changed_at = $4 WHERE id = $5",
+        args![next.state.as_str(), &next.reason, next.due, now, lease.delivery.0],
+    )?;
+    tx.execute(
+        "UPDATE attempts SET ended_at = $1, outcome = $2, relay = $3, tls = $4, stage = $5, code = $6, enhanced = $7, \
+         answer = $8 WHERE delivery = $9 AND number = $10",
+        args![
+            now,
             report.outcome.as_str(),
-            report.relay,
-            report.tls,
+            &report.relay,
+            report.tls.as_ref(),
             report.stage,
             report.code,
-            report.text,
+            report.enhanced.as_ref(),
+            &report.text,
             lease.delivery.0,
             attempt
-        ])?;
-    let session = session_row(connection, session)?;
+        ],
+    )?;
     let content = json!({
         "attempt": attempt,
         "recipient": recipient,
@@ -206,20 +264,31 @@ fn finish(
         delivery: Some(lease.delivery),
         content,
     };
-    append(connection, &tenant, Some(&session), &entry)?;
+    append(tx, &lease.tenant, Some(&session), &entry)?;
     Ok(Some(next))
 }
 
-fn recover(connection: &Connection, tenant: &str, retry: &Retry, now: Timestamp) -> rusqlite::Result<usize> {
-    let returned = "UPDATE deliveries SET state = 'pending', due = ? WHERE tenant = ? AND state = 'leased'";
-    connection.execute(&format!("{returned} AND {UNSETTLED}"), params![now.as_millisecond(), tenant])?;
-    let begun = "SELECT id, lease, attempts FROM deliveries WHERE tenant = ? AND state = 'sending'";
-    let mut begun = connection.prepare(&format!("{begun} AND {UNSETTLED} ORDER BY id"))?;
-    let begun: Vec<(Lease, u32)> = begun
-        .query_map([tenant], |row| {
-            Ok((Lease { delivery: DeliveryId(row.get(0)?), number: row.get(1)? }, row.get(2)?))
-        })?
-        .collect::<Result<_, _>>()?;
+fn recover(tx: &Tx<'_>, tenant: &str, instance: Instance, retry: &Retry, now: Timestamp) -> Result<usize> {
+    // One process at a time has a tenant's delivery lock on SQLite; elsewhere silence is the only sign of death.
+    let silent =
+        if tx.engine.is_shared() { now.saturating_sub(LEASE).unwrap_or(now) } else { Timestamp::MAX };
+    let orphaned = format!(
+        "tenant = $1 AND {UNSETTLED} AND (owner IS NULL OR owner <> $2 \
+         AND NOT EXISTS (SELECT 1 FROM instances i WHERE i.id = owner AND i.seen_at > $3))"
+    );
+    let values = args![tenant, instance.0, silent];
+    let leased = format!("SELECT id FROM deliveries WHERE {orphaned} AND state = 'leased' ORDER BY id");
+    for id in tx.query(&leased, values, |row| row.get::<i64>(0))? {
+        tx.execute("UPDATE deliveries SET state = 'pending', due = $1 WHERE id = $2", args![now, id])?;
+    }
+    let begun = format!(
+        "SELECT id, lease, attempts FROM deliveries WHERE {orphaned} AND state = 'sending' ORDER BY id"
+    );
+    let begun = tx.query(&begun, values, |row| {
+        let lease =
+            Lease { tenant: tenant.to_owned(), delivery: DeliveryId(row.get(0)?), number: row.get(1)? };
+        Ok((lease, row.number(2)?))
+    })?;
     // The relay is not to blame: what is sent again goes at once.
     let at_once = Retry { first: SignedDuration::ZERO, ..*retry };
     for (lease, attempt) in &begun {
@@ -233,7 +302,7 @@ fn recover(connection: &Connection, tenant: &str, retry: &Retry, now: Timestamp)
             text: "the program ended during the attempt".to_owned(),
             replies: Vec::new(),
         };
-        finish(connection, *lease, *attempt, &report, &at_once, now)?;
+        finish(tx, lease, *attempt, &report, &at_once, now)?;
     }
     Ok(begun.len())
 }

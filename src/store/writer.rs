@@ -2,13 +2,14 @@
 //! every caller. When one piece fails, nothing of the group is kept, and each piece is done again in a
 //! transaction of its own, so that one that fails takes nothing else with it.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 
-use rusqlite::Connection;
 use tokio::sync::{mpsc, oneshot};
 
 use super::StoreError;
+use super::chains::{Chains, Scope};
+use super::engine::{Engine, Fault, Result, Tx};
+use crate::config::StorePlace;
 
 /// The most pieces of work in one transaction, and in the queue before callers wait.
 const GROUP: usize = 256;
@@ -20,25 +21,32 @@ pub(super) struct Writer {
 /// A piece of work whose caller waits, whatever it gives.
 trait Job: Send {
     /// Does the work within a transaction and says whether it went well. It may be done again after a rollback.
-    fn work(&mut self, connection: &Connection) -> bool;
+    fn work(&mut self, tx: &Tx<'_>) -> bool;
+    /// Whose rows it may change.
+    fn scope(&self) -> Scope;
     /// Answers the caller with what the work gave, or with the reason why it is not kept.
-    fn answer(self: Box<Self>, path: &Arc<PathBuf>, fault: Option<StoreError>);
+    fn answer(self: Box<Self>, place: &Arc<StorePlace>, fault: Option<StoreError>);
 }
 
 struct Piece<T, F> {
     work: F,
-    result: Option<rusqlite::Result<T>>,
-    caller: oneshot::Sender<Result<T, StoreError>>,
+    scope: Scope,
+    result: Option<Result<T>>,
+    caller: oneshot::Sender<std::result::Result<T, StoreError>>,
 }
 
-impl<T: Send, F: FnMut(&Connection) -> rusqlite::Result<T> + Send> Job for Piece<T, F> {
-    fn work(&mut self, connection: &Connection) -> bool {
-        self.result.insert((self.work)(connection)).is_ok()
+impl<T: Send, F: FnMut(&Tx<'_>) -> Result<T> + Send> Job for Piece<T, F> {
+    fn work(&mut self, tx: &Tx<'_>) -> bool {
+        self.result.insert((self.work)(tx)).is_ok()
     }
 
-    fn answer(self: Box<Self>, path: &Arc<PathBuf>, fault: Option<StoreError>) {
+    fn scope(&self) -> Scope {
+        self.scope.clone()
+    }
+
+    fn answer(self: Box<Self>, place: &Arc<StorePlace>, fault: Option<StoreError>) {
         let result = match (self.result, fault) {
-            (Some(Err(source)), _) => Err(failure(path, source)),
+            (Some(Err(source)), _) => Err(failure(place, source)),
             (_, Some(fault)) => Err(fault),
             (Some(Ok(value)), None) => Ok(value),
             (None, None) => Err(StoreError::Closed),
@@ -49,59 +57,79 @@ impl<T: Send, F: FnMut(&Connection) -> rusqlite::Result<T> + Send> Job for Piece
 }
 
 impl Writer {
-    pub(super) fn start(connection: Connection, path: Arc<PathBuf>) -> Self {
+    /// Opens the store on the writing thread, and says which schema was found.
+    pub(super) fn start(place: Arc<StorePlace>) -> Result<(Self, usize)> {
         let (jobs, queue) = mpsc::channel(GROUP);
-        std::thread::spawn(move || serve(&connection, &path, queue));
-        Self { jobs }
+        let (tell, told) = std::sync::mpsc::channel();
+        std::thread::spawn(move || match Engine::open(&place) {
+            Ok((engine, found)) => {
+                // Whoever asked waits for this.
+                drop(tell.send(Ok(found)));
+                serve(&engine, &place, queue);
+            }
+            Err(fault) => drop(tell.send(Err(fault))),
+        });
+        let found = told.recv().map_err(|_| std::io::Error::other("the writing thread did not start"))??;
+        Ok((Self { jobs }, found))
     }
 
     pub(super) async fn run<T: Send + 'static>(
         &self,
-        work: impl FnMut(&Connection) -> rusqlite::Result<T> + Send + 'static,
-    ) -> Result<T, StoreError> {
+        scope: Scope,
+        work: impl FnMut(&Tx<'_>) -> Result<T> + Send + 'static,
+    ) -> std::result::Result<T, StoreError> {
         let (caller, answered) = oneshot::channel();
         self.jobs
-            .send(Box::new(Piece { work, result: None, caller }))
+            .send(Box::new(Piece { work, scope, result: None, caller }))
             .await
             .map_err(|_| StoreError::Closed)?;
         answered.await.map_err(|_| StoreError::Closed)?
     }
 }
 
-fn serve(connection: &Connection, path: &Arc<PathBuf>, mut queue: mpsc::Receiver<Box<dyn Job>>) {
+fn serve(engine: &Engine, place: &Arc<StorePlace>, mut queue: mpsc::Receiver<Box<dyn Job>>) {
     let mut group = Vec::with_capacity(GROUP);
     while queue.blocking_recv_many(&mut group, GROUP) > 0 {
-        let done = transaction(connection, &mut group);
+        let done = transaction(engine, &mut group);
         if matches!(done, Ok(true)) || group.len() == 1 {
-            answer(path, group.drain(..), done);
+            answer(place, group.drain(..), done);
         } else {
             for mut job in group.drain(..) {
-                let done = transaction(connection, std::slice::from_mut(&mut job));
-                answer(path, [job], done);
+                let done = transaction(engine, std::slice::from_mut(&mut job));
+                answer(place, [job], done);
             }
         }
     }
 }
 
 /// Does all of the work and commits it, or none; false when a piece of it failed.
-fn transaction(connection: &Connection, jobs: &mut [Box<dyn Job>]) -> rusqlite::Result<bool> {
-    connection.execute_batch("BEGIN IMMEDIATE")?;
-    let went_well = jobs.iter_mut().all(|job| job.work(connection));
-    let ended = if went_well { connection.execute_batch("COMMIT") } else { Ok(()) };
-    if !connection.is_autocommit() {
-        // A commit that failed may leave the transaction open; whatever this answers, it is over.
-        drop(connection.execute_batch("ROLLBACK"));
+fn transaction(engine: &Engine, jobs: &mut [Box<dyn Job>]) -> Result<bool> {
+    let chains = Chains::default();
+    let tx = Tx { engine, chains: &chains };
+    let run = |jobs: &mut [Box<dyn Job>]| {
+        engine.begin()?;
+        let scopes: Vec<Scope> = jobs.iter().map(|job| job.scope()).collect();
+        chains.load(engine, &scopes)?;
+        if !jobs.iter_mut().all(|job| job.work(&tx)) {
+            return Ok(false);
+        }
+        chains.save(engine)?;
+        engine.commit().map(|()| true)
+    };
+    let ended = run(jobs);
+    if !matches!(ended, Ok(true)) {
+        engine.roll_back();
     }
-    ended.map(|()| went_well)
+    ended
 }
 
-fn answer(path: &Arc<PathBuf>, jobs: impl IntoIterator<Item = Box<dyn Job>>, done: rusqlite::Result<bool>) {
-    let fault = done.err().map(|source| failure(path, source));
+fn answer(place: &Arc<StorePlace>, jobs: impl IntoIterator<Item = Box<dyn Job>>, done: Result<bool>) {
+    let fault = done.err().map(|source| failure(place, source));
     for job in jobs {
-        job.answer(path, fault.clone());
+        job.answer(place, fault.clone());
     }
 }
 
-fn failure(path: &Arc<PathBuf>, source: rusqlite::Error) -> StoreError {
-    StoreError::Database { path: Arc::clone(path), source: Arc::new(source) }
+fn failure(place: &Arc<StorePlace>, source: Fault) -> StoreError {
+    StoreError::Database { place: Arc::clone(place), source: Arc::new(source) }
 }

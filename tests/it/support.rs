@@ -8,6 +8,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use aftercall::config::StorePlace;
 use aftercall::ids::SessionName;
 use aftercall::sink::{Received, Script, Sink};
 use aftercall::store::{AttemptRow, DeliveryRow, Filter, Store, Story};
@@ -155,11 +156,11 @@ pub(crate) struct Site {
 }
 
 /// A failed test shows what the program did.
+#[expect(clippy::print_stderr, reason = "the test harness shows it with the failure")]
 impl Drop for Site {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            let deliveries = Store::open(&self.path("config/aftercall.sqlite"))
-                .map(|store| store.deliveries(&Filter::default()));
+            let deliveries = Store::open(&self.place()).map(|store| store.deliveries(&Filter::default()));
             eprintln!("{deliveries:#?}\n{}", self.serve_log());
         }
     }
@@ -270,8 +271,12 @@ impl Site {
         std::fs::read_to_string(self.path("serve.log")).unwrap_or_default()
     }
 
+    fn place(&self) -> StorePlace {
+        StorePlace::File(self.path("config/aftercall.sqlite"))
+    }
+
     pub(crate) fn store(&self) -> Store {
-        Store::open(&self.path("config/aftercall.sqlite")).unwrap()
+        Store::open(&self.place()).unwrap()
     }
 
     /// All deliveries, oldest first.

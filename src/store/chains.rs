@@ -1,0 +1,102 @@
+//! The ends of the tenants' log chains, known for the length of one transaction.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+
+use super::SessionRow;
+use super::engine::{Engine, Result, Tx, args};
+use crate::ids::Digest;
+use crate::log::{Entry, FIRST, seal};
+
+/// Whose rows a piece of work may change.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Scope {
+    /// One tenant's.
+    Tenant(String),
+    /// Any tenant's.
+    All,
+    /// Nobody's: only the program's own.
+    Nobody,
+}
+
+/// The ends of chains by tenant.
+#[derive(Default)]
+pub(super) struct Chains(RefCell<BTreeMap<String, End>>);
+
+#[derive(Clone, Copy)]
+struct End {
+    number: i64,
+    hash: Digest,
+    is_changed: bool,
+}
+
+impl Chains {
+    /// Reads the ends of all chains that the work may append to. On a shared engine this is what makes tenants' writers
+    /// wait for each other: the rows stay locked until the transaction ends. They are locked in one order, so that
+    /// no two transactions wait for each other in a circle.
+    pub(super) fn load(&self, engine: &Engine, scopes: &[Scope]) -> Result<()> {
+        self.0.borrow_mut().clear();
+        let tx = Tx { engine, chains: self };
+        let lock = if engine.is_shared() { " FOR UPDATE" } else { "" };
+        let read = |row: &super::engine::Row<'_>| {
+            let end = End { number: row.get(1)?, hash: row.digest(2)?, is_changed: false };
+            Ok((row.get::<String>(0)?, end))
+        };
+        if scopes.contains(&Scope::All) {
+            let sql = format!("SELECT tenant, number, hash FROM chains ORDER BY tenant{lock}");
+            self.0.borrow_mut().extend(tx.query(&sql, &[], read)?);
+            return Ok(());
+        }
+        let mut tenants: Vec<&str> = scopes
+            .iter()
+            .filter_map(|scope| match scope {
+                Scope::Tenant(tenant) => Some(tenant.as_str()),
+                Scope::All | Scope::Nobody => None,
+            })
+            .collect();
+        tenants.sort_unstable();
+        tenants.dedup();
+        for tenant in tenants {
+            let sql = format!("SELECT tenant, number, hash FROM chains WHERE tenant = $1{lock}");
+            let mut found = tx.first(&sql, args![tenant], read)?;
+            if found.is_none() {
+                let fresh = "INSERT INTO chains VALUES ($1, 0, $2) ON CONFLICT DO NOTHING";
+                tx.execute(fresh, args![tenant, &FIRST])?;
+                found = tx.first(&sql, args![tenant], read)?;
+            }
+            self.0.borrow_mut().extend(found);
+        }
+        Ok(())
+    }
+
+    /// Keeps the new ends.
+    pub(super) fn save(&self, engine: &Engine) -> Result<()> {
+        let tx = Tx { engine, chains: self };
+        for (tenant, end) in self.0.borrow().iter().filter(|(_, end)| end.is_changed) {
+            let sql = "UPDATE chains SET number = $1, hash = $2 WHERE tenant = $3";
+            tx.execute(sql, args![end.number, &end.hash, tenant])?;
+        }
+        Ok(())
+    }
+}
+
+/// Appends one entry to the tenant's chain.
+pub(super) fn append(tx: &Tx<'_>, tenant: &str, session: Option<&SessionRow>, entry: &Entry) -> Result<()> {
+    let mut ends = tx.chains.0.borrow_mut();
+    let end = ends.entry(tenant.to_owned()).or_insert(End { number: 0, hash: FIRST, is_changed: false });
+    let salt = session.map_or(&[][..], |session| &session.salt);
+    let sealed = seal(entry, tenant, end.number + 1, &end.hash, salt);
+    *end = End { number: end.number + 1, hash: sealed.hash, is_changed: true };
+    tx.execute(
+        "INSERT INTO log (tenant, number, session, delivery, record, content, hash) VALUES ($1, $2, $3, $4, $5, $6, $7)",
+        args![
+            tenant,
+            end.number,
+            session.map(|session| session.id),
+            entry.delivery.map(|delivery| delivery.0),
+            &sealed.record,
+            &sealed.content,
+            &sealed.hash,
+        ],
+    )
+}

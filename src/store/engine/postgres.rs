@@ -1,0 +1,201 @@
+//! PostgreSQL: one session of one thread, which waits for each answer.
+//!
+//! Statements without an answer are gathered and go out with the next question, so that a transaction of many
+//! costs few round trips. The session has a runtime of its own: nobody else waits on its thread.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::error::Error;
+
+use bytes::BytesMut;
+use futures_util::future::try_join_all;
+use tokio::runtime::Runtime;
+use tokio_postgres::types::{IsNull, ToSql, Type, to_sql_checked};
+use tokio_postgres::{Client, Config, Row, Statement};
+use tokio_postgres_rustls::MakeRustlsConnect;
+
+use super::{Arg, Fault, Result};
+use crate::config::secret::Secret;
+use crate::deliver::tls;
+
+/// The migrations in order, with the numbers of SQLite's.
+pub(super) const MIGRATIONS: [&str; 2] = [
+    include_str!("../migrations/postgres/0001_outbox_and_log.sql"),
+    include_str!("../migrations/postgres/0002_instances_and_chains.sql"),
+];
+
+/// Held while the schema is looked at and changed, so that instances that start together do it one after another.
+const MIGRATION_LOCK: i64 = 0x61_66_74_65_72;
+/// Ids are taken from the sequence in such blocks. What a transaction leaves is not used: a later transaction of the
+/// same tenant, here or elsewhere, must get later ids.
+const IDS: i64 = 64;
+
+pub(in crate::store) struct Session {
+    runtime: Runtime,
+    client: Client,
+    statements: RefCell<HashMap<String, Statement>>,
+    gathered: RefCell<Vec<(Statement, Vec<Value>)>>,
+    ids: RefCell<Vec<i64>>,
+}
+
+/// A value that outlives its caller.
+#[derive(Debug)]
+enum Value {
+    Null,
+    Integer(i64),
+    Text(String),
+    Bytes(Vec<u8>),
+}
+
+impl From<&Arg<'_>> for Value {
+    fn from(arg: &Arg<'_>) -> Self {
+        match arg {
+            Arg::Null => Self::Null,
+            Arg::Integer(number) => Self::Integer(*number),
+            // PostgreSQL's texts cannot hold NUL.
+            Arg::Text(text) => Self::Text(text.replace('\0', "\u{fffd}")),
+            Arg::Bytes(bytes) => Self::Bytes(bytes.to_vec()),
+        }
+    }
+}
+
+impl ToSql for Value {
+    fn to_sql(
+        &self,
+        kind: &Type,
+        out: &mut BytesMut,
+    ) -> std::result::Result<IsNull, Box<dyn Error + Sync + Send>> {
+        match self {
+            Self::Null => Ok(IsNull::Yes),
+            Self::Integer(number) => number.to_sql(kind, out),
+            Self::Text(text) => text.to_sql(kind, out),
+            Self::Bytes(bytes) => bytes.to_sql(kind, out),
+        }
+    }
+
+    fn accepts(_: &Type) -> bool {
+        true
+    }
+
+    to_sql_checked!();
+}
+
+impl Session {
+    pub(super) fn open(url: &Secret) -> Result<(Self, usize)> {
+        let session = Self::connect(url)?;
+        let found = session.migrate()?;
+        Ok((session, found))
+    }
+
+    pub(super) fn open_to_read(url: &Secret) -> Result<Self> {
+        let session = Self::connect(url)?;
+        session.control("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")?;
+        Ok(session)
+    }
+
+    fn connect(url: &Secret) -> Result<Self> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let mut config: Config = url.expose().parse()?;
+        config.application_name("aftercall");
+        let tls = MakeRustlsConnect::new(tls::client(None)?);
+        let (client, connection) = runtime.block_on(config.connect(tls))?;
+        // Its end is told to whoever waits for an answer.
+        runtime.spawn(async move { drop(connection.await) });
+        let (statements, gathered, ids) = (RefCell::default(), RefCell::default(), RefCell::default());
+        Ok(Self { runtime, client, statements, gathered, ids })
+    }
+
+    /// Brings the schema up to date and says which version was found; a newer one is left alone.
+    fn migrate(&self) -> Result<usize> {
+        self.control("BEGIN")?;
+        let batch = |sql: &str| self.runtime.block_on(self.client.batch_execute(sql));
+        batch(&format!("SELECT pg_advisory_xact_lock({MIGRATION_LOCK})"))?;
+        batch("CREATE TABLE IF NOT EXISTS schema (version BIGINT NOT NULL)")?;
+        let version = self.query("SELECT max(version) FROM schema", &[])?;
+        let version: Option<i64> = version.first().map(|row| row.try_get(0)).transpose()?.flatten();
+        let found = usize::try_from(version.unwrap_or(0)).unwrap_or(usize::MAX);
+        for (at, migration) in MIGRATIONS.iter().enumerate().skip(found) {
+            batch(migration)?;
+            batch(&format!("INSERT INTO schema VALUES ({})", at + 1))?;
+        }
+        self.control("COMMIT")?;
+        Ok(found)
+    }
+
+    fn prepared(&self, sql: &str) -> Result<Statement> {
+        if let Some(statement) = self.statements.borrow().get(sql) {
+            return Ok(statement.clone());
+        }
+        let statement = self.runtime.block_on(self.client.prepare(sql))?;
+        self.statements.borrow_mut().insert(sql.to_owned(), statement.clone());
+        Ok(statement)
+    }
+
+    /// Sends what is gathered, and `last` behind it, in one go.
+    fn send(&self, last: Option<(Statement, Vec<Value>)>) -> Result<Vec<Row>> {
+        let gathered = self.gathered.take();
+        self.runtime.block_on(async {
+            let executing =
+                gathered.iter().map(|(statement, values)| self.client.execute_raw(statement, values));
+            let asking = async {
+                let Some((statement, values)) = &last else { return Ok(Vec::new()) };
+                let values: Vec<&(dyn ToSql + Sync)> = values.iter().map(|value| value as _).collect();
+                self.client.query(statement, &values).await
+            };
+            let (_, rows) = tokio::try_join!(try_join_all(executing), asking)?;
+            Ok(rows)
+        })
+    }
+
+    pub(super) fn control(&self, statement: &str) -> Result<()> {
+        self.send(None)?;
+        Ok(self.runtime.block_on(self.client.batch_execute(statement))?)
+    }
+
+    pub(super) fn begin(&self) -> Result<()> {
+        self.ids.take();
+        self.control("BEGIN")
+    }
+
+    pub(super) fn roll_back(&self) {
+        self.gathered.take();
+        drop(self.runtime.block_on(self.client.batch_execute("ROLLBACK")));
+    }
+
+    pub(super) fn execute(&self, sql: &str, args: &[Arg<'_>]) -> Result<()> {
+        let statement = self.prepared(sql)?;
+        self.gathered.borrow_mut().push((statement, args.iter().map(Value::from).collect()));
+        Ok(())
+    }
+
+    pub(super) fn insert(&self, sql: &str, args: &[Arg<'_>]) -> Result<i64> {
+        let id = self.next_id()?;
+        let values = std::iter::once(Value::Integer(id)).chain(args.iter().map(Value::from));
+        let statement = self.prepared(sql)?;
+        self.gathered.borrow_mut().push((statement, values.collect()));
+        Ok(id)
+    }
+
+    pub(super) fn query(&self, sql: &str, args: &[Arg<'_>]) -> Result<Vec<Row>> {
+        let statement = self.prepared(sql)?;
+        self.send(Some((statement, args.iter().map(Value::from).collect())))
+    }
+
+    fn next_id(&self) -> Result<i64> {
+        if let Some(id) = self.ids.borrow_mut().pop() {
+            return Ok(id);
+        }
+        let block = self.query(
+            "SELECT nextval('ids') FROM generate_series(CAST(1 AS BIGINT), $1)",
+            &[Arg::Integer(IDS)],
+        )?;
+        let mut block: Vec<i64> =
+            block.iter().map(|row| row.try_get(0)).collect::<std::result::Result<_, _>>()?;
+        block.sort_unstable_by(|a, b| b.cmp(a));
+        *self.ids.borrow_mut() = block;
+        self.ids
+            .borrow_mut()
+            .pop()
+            .ok_or_else(|| Fault::Unreadable(0, "the sequence gave no number".to_owned()))
+    }
+}
