@@ -14,6 +14,8 @@ pub mod samples;
 
 pub mod config;
 
+pub mod dkim;
+
 // The way of the data, pure: bytes to session to plan to texts to message.
 pub mod session;
 

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use jiff::SignedDuration;
 use jiff::tz::TimeZone;
 
+use super::dkim::{self, Dkim};
 use super::profile::Profile;
 use super::reader::{Document, Problem, Section};
 use super::secret::{self, Secret};
@@ -51,6 +52,8 @@ pub struct Tenant {
     pub limits: Limits,
     /// The key of the signed tokens; none uses the store's own.
     pub token_key: Option<Secret>,
+    /// The keys that sign each mail.
+    pub dkim: Vec<Dkim>,
 }
 
 /// Who the mails are from.
@@ -237,6 +240,7 @@ fn tenant(
     }
     let limits = limits(&root.section("limits"), profile.as_ref());
     let token_key = secret::load(root, "token_key", base);
+    let dkim = dkim::read(root, base, sender.as_ref());
     root.finish();
     Some(Tenant {
         name: name.to_owned(),
@@ -256,6 +260,7 @@ fn tenant(
         folder,
         limits,
         token_key,
+        dkim,
     })
 }
 

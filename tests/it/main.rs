@@ -4,6 +4,7 @@
 
 mod commands;
 mod delivery;
+mod dkim;
 mod intake;
 mod layers;
 mod python;
