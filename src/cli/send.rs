@@ -14,6 +14,7 @@ use super::{Exit, Misuse, open_store, preview, tenant};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::config::tenant::Tenant;
+use crate::deliver::auth::tokens;
 use crate::deliver::tls::connector;
 use crate::flow::desk::Desk;
 use crate::flow::dispatch::Dispatcher;
@@ -187,8 +188,9 @@ impl Sending {
             tenant: Arc::new(tenant.clone()),
             store: store.clone(),
             wake: Arc::clone(&wake),
-            clock,
+            clock: clock.clone(),
             tls: connector(tenant.relay.ca_file.as_deref())?,
+            tokens: tokens(&tenant.relay, clock)?,
             stop: stopped,
         };
         Ok(Self { ours: Some((tokio::spawn(dispatcher.run()), lock)), stop, wake })

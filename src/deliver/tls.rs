@@ -25,10 +25,17 @@ pub enum TlsError {
     /// The certificates or the system's store cannot be used.
     #[error("cannot set up TLS")]
     Setup(#[from] rustls::Error),
+    /// The client of the token endpoint cannot be made.
+    #[error("cannot set up HTTPS")]
+    Client(#[from] reqwest::Error),
 }
 
 /// A connector that verifies what it connects to.
 pub fn connector(authority: Option<&Path>) -> Result<TlsConnector, TlsError> {
+    Ok(TlsConnector::from(Arc::new(client_config(authority)?)))
+}
+
+pub(super) fn client_config(authority: Option<&Path>) -> Result<ClientConfig, TlsError> {
     let provider = Arc::new(ring::default_provider());
     let mut extra: Vec<CertificateDer<'static>> = Vec::new();
     if let Some(path) = authority {
@@ -38,10 +45,9 @@ pub fn connector(authority: Option<&Path>) -> Result<TlsConnector, TlsError> {
         }
     }
     let verifier = Verifier::new_with_extra_roots(extra, Arc::clone(&provider))?;
-    let config = ClientConfig::builder_with_provider(provider)
+    Ok(ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()?
         .dangerous() // rustls' word for bringing a verifier; this one is the platform's own.
         .with_custom_certificate_verifier(Arc::new(verifier))
-        .with_no_client_auth();
-    Ok(TlsConnector::from(Arc::new(config)))
+        .with_no_client_auth())
 }

@@ -7,6 +7,7 @@ mod delivery;
 mod dkim;
 mod intake;
 mod layers;
+mod oauth;
 mod python;
 mod readme;
 mod smtp;
