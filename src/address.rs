@@ -69,7 +69,7 @@ impl FromStr for Address {
                 "the part before the @ may hold letters, digits, single dots and !#$%&'*+-/=?^_`{|}~, and nothing invisible",
             ));
         }
-        if !domain.split('.').all(is_host_label) {
+        if !is_host_name(&domain) {
             return Err(bad("the part after the @ is not a host name"));
         }
         Ok(Self { text: format!("{local}@{domain}"), at })
@@ -81,6 +81,11 @@ impl FromStr for Address {
 fn is_dot_atom(local: &str) -> bool {
     let is_atext = |c: char| c.is_alphanumeric() || "!#$%&'*+-/=?^_`{|}~".contains(c);
     local.split('.').all(|atom| !atom.is_empty() && atom.chars().all(is_atext))
+}
+
+/// Whether `name` is labels parted by single dots.
+pub fn is_host_name(name: &str) -> bool {
+    name.split('.').all(is_host_label)
 }
 
 /// RFC 1123, section 2.1.

@@ -14,6 +14,9 @@ pub mod samples;
 
 pub mod config;
 
+pub mod dkim;
+pub mod oauth;
+
 // The way of the data, pure: bytes to session to plan to texts to message.
 pub mod session;
 

@@ -10,6 +10,7 @@ use crate::config::reader::Problem;
 use crate::config::tenant::Tenant;
 use crate::config::{Config, Problems};
 use crate::deliver::tls::connector;
+use crate::dkim::Signer;
 use crate::flow::intake::chain;
 use crate::samples::SAMPLES;
 use crate::session::{Reading, read};
@@ -52,6 +53,12 @@ fn check(config: &Config, common: &Common, tenant: &Tenant) -> Vec<Problem> {
     let mut problems = Vec::new();
     if let Err(error) = connector(tenant.relay.ca_file.as_deref()) {
         problems.push(Problem { key: "relay.ca_file".to_owned(), ..Problem::of_file(&file, chain(&error)) });
+    }
+    for (at, key) in tenant.dkim.iter().enumerate() {
+        if let Err(error) = Signer::new(key) {
+            let place = format!("dkim {} ({}._domainkey.{})", at + 1, key.selector, key.domain);
+            problems.push(Problem { key: place, ..Problem::of_file(&file, chain(&error)) });
+        }
     }
     let folder = tenant.templates.as_deref();
     match Templates::load(folder, &tenant.language, tenant.time_zone.as_ref(), Missing::Failure) {

@@ -15,6 +15,7 @@ use super::{Exit, Misuse, open_store, preview, tenant};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::config::tenant::Tenant;
+use crate::deliver::auth::tokens;
 use crate::deliver::tls::connector;
 use crate::flow::desk::Desk;
 use crate::flow::dispatch::Dispatcher;
@@ -196,8 +197,9 @@ impl Sending {
             store: store.clone(),
             instance: presence.instance,
             wake: Arc::clone(&wake),
-            clock,
+            clock: clock.clone(),
             tls: connector(tenant.relay.ca_file.as_deref())?,
+            tokens: tokens(&tenant.relay, clock)?,
             stop: stopped,
         };
         let task = tokio::spawn(dispatcher.run());

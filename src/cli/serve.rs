@@ -11,6 +11,7 @@ use super::{Exit, open_store, tenant};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::config::tenant::Tenant;
+use crate::deliver::auth::tokens;
 use crate::deliver::tls::connector;
 use crate::flow::desk::Desk;
 use crate::flow::dispatch::Dispatcher;
@@ -84,6 +85,7 @@ async fn start(
         wake: Arc::clone(&wake),
         clock: desk.clock.clone(),
         tls: connector(tenant.relay.ca_file.as_deref())?,
+        tokens: tokens(&tenant.relay, desk.clock.clone())?,
         stop: stopped.clone(),
     };
     tasks.spawn(dispatcher.run());

@@ -3,6 +3,8 @@
 //! `aftercall.toml` holds what is common, `tenants/NAME.toml` one tenant each, `profiles/NAME.toml` profiles of
 //! the integrator's own. Everything wrong in all of them is told at once.
 
+pub mod dkim;
+pub mod oauth2;
 pub mod profile;
 pub mod reader;
 pub mod secret;

@@ -113,6 +113,11 @@ impl<'d> Section<'d> {
         self.table.is_some()
     }
 
+    /// Whether `key` stands in the section, whatever its value.
+    pub fn names(&self, key: &str) -> bool {
+        self.table.is_some_and(|table| table.contains_key(key))
+    }
+
     /// Notes a problem of `key`, at its line if it is there.
     pub fn problem(&self, key: &str, reason: impl fmt::Display) {
         let at =
@@ -208,6 +213,27 @@ impl<'d> Section<'d> {
             table,
             asked: RefCell::default(),
         }
+    }
+
+    /// The tables of a list, `[[key]]`; none where it is not there.
+    pub fn sections(&self, key: &'static str) -> Vec<Section<'d>> {
+        let Some(value) = self.get(key) else { return Vec::new() };
+        let DeValue::Array(items) = value.get_ref() else {
+            self.mistyped::<()>(key, "a list of tables", value.get_ref());
+            return Vec::new();
+        };
+        let tables = items.iter().filter_map(|item| match item.get_ref() {
+            DeValue::Table(table) => Some((item, table)),
+            other => self.mistyped(key, "a list of tables", other),
+        });
+        let section = |(item, table): (&'d Spanned<DeValue<'d>>, _)| Section {
+            document: self.document,
+            prefix: format!("{}{key}.", self.prefix),
+            line: Some(self.document.line(item.span().start)),
+            table: Some(table),
+            asked: RefCell::default(),
+        };
+        tables.map(section).collect()
     }
 
     /// All keys of this section with their strings, for a table whose keys the user chooses.
@@ -314,6 +340,21 @@ mod tests {
             let document = Document::parse(Path::new("t.toml"), &source);
             assert_eq!(document.root().duration("wait").map(|wait| wait.as_secs()), Some(seconds), "{text}");
         }
+    }
+
+    #[test]
+    fn tables_of_a_list_are_read_each_with_its_lines() {
+        let told = problems("[[key]]\nname = \"a\"\n[[key]]\nnam = \"b\"\n", |root| {
+            let sections = root.sections("key");
+            let names: Vec<_> = sections.iter().map(|section| section.text("name")).collect();
+            assert_eq!(names, [Some("a".to_owned()), None]);
+            sections.iter().for_each(Section::finish);
+        });
+        assert_eq!(told, ["t.toml:4: key.nam: unknown key; did you mean \"name\"?"]);
+        let told = problems("key = [3]\n", |root| assert!(root.sections("key").is_empty()));
+        assert_eq!(told, ["t.toml:1: key: must be a list of tables, not integer"]);
+        let told = problems("[key]\n", |root| assert!(root.sections("key").is_empty()));
+        assert_eq!(told, ["t.toml:1: key: must be a list of tables, not table"]);
     }
 
     #[test]

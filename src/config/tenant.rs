@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 use jiff::SignedDuration;
 use jiff::tz::TimeZone;
 
+use super::dkim::{self, Dkim};
+use super::oauth2::{self, OAuth2};
 use super::profile::Profile;
 use super::reader::{Document, Problem, Section};
 use super::secret::{self, Secret};
@@ -51,6 +53,8 @@ pub struct Tenant {
     pub limits: Limits,
     /// The key of the signed tokens; none uses the store's own.
     pub token_key: Option<Secret>,
+    /// The keys that sign each mail.
+    pub dkim: Vec<Dkim>,
 }
 
 /// Who the mails are from.
@@ -94,6 +98,15 @@ pub enum Tls {
     None,
 }
 
+/// What AUTH brings.
+#[derive(Debug, Clone)]
+pub enum Login {
+    /// User name and password, for PLAIN or LOGIN.
+    Password(String, Secret),
+    /// An access token, for XOAUTH2.
+    OAuth2(OAuth2),
+}
+
 /// The mail server that takes the mails.
 #[derive(Debug, Clone)]
 pub struct Relay {
@@ -105,8 +118,8 @@ pub struct Relay {
     pub tls: Tls,
     /// A PEM file with a certificate authority to trust besides the system's.
     pub ca_file: Option<PathBuf>,
-    /// User name and password for AUTH PLAIN or LOGIN.
-    pub login: Option<(String, Secret)>,
+    /// What AUTH brings; none does not authenticate.
+    pub login: Option<Login>,
     /// The most connections at a time.
     pub connections: u32,
     /// The name given in EHLO.
@@ -244,6 +257,7 @@ fn tenant(
     }
     let limits = limits(&root.section("limits"), profile.as_ref());
     let token_key = secret::load(root, "token_key", base);
+    let dkim = dkim::read(root, base, sender.as_ref());
     root.finish();
     Some(Tenant {
         name: name.to_owned(),
@@ -263,6 +277,7 @@ fn tenant(
         folder,
         limits,
         token_key,
+        dkim,
     })
 }
 
@@ -370,11 +385,7 @@ fn relay(
     if let Some(file) = ca_file.as_ref().filter(|file| !file.is_file()) {
         section.problem("ca_file", format_args!("there is no file {}", file.display()));
     }
-    let user = section.text("user");
-    let password = secret::load(section, "password", base);
-    if user.is_some() != password.is_some() {
-        section.problem("user", "user and password go together");
-    }
+    let login = login(section, base);
     let connections = section.integer("connections", 1..=64).and_then(|n| u32::try_from(n).ok()).unwrap_or(4);
     let hello = section.text("hello").or_else(|| sender.map(|sender| sender.address.domain().to_owned()));
     let reply_timeout = section.duration("reply_timeout").unwrap_or(SignedDuration::from_mins(1));
@@ -391,13 +402,29 @@ fn relay(
             .map_or(port.and_then(|port| u16::try_from(port).ok()).unwrap_or(default_port), |url| url.port),
         tls,
         ca_file,
-        // A password is not sent in the clear to a relay that a flag put in place of the configured one.
-        login: user.zip(password).filter(|_| url.is_none_or(|url| url.tls != Tls::None)),
+        // No secret is sent in the clear to a relay that a flag put in place of the configured one.
+        login: login.filter(|_| url.is_none_or(|url| url.tls != Tls::None)),
         connections,
         hello: hello?,
         reply_timeout,
         message_timeout,
     })
+}
+
+fn login(section: &Section<'_>, base: &Path) -> Option<Login> {
+    let user = section.text("user");
+    let password = secret::load(section, "password", base);
+    let oauth2 = section.section("oauth2");
+    let tokens = oauth2::read(&oauth2, base);
+    let password_is_given = user.is_some() || password.is_some();
+    if user.is_some() != password.is_some() {
+        section.problem("user", "user and password go together");
+    }
+    if password_is_given && oauth2.is_given() {
+        section.problem("oauth2", "give either user and password or oauth2");
+    }
+    let password = user.zip(password).map(|(user, password)| Login::Password(user, password));
+    password.or(tokens.map(Login::OAuth2))
 }
 
 fn retry(section: &Section<'_>) -> Retry {
@@ -540,6 +567,23 @@ mod tests {
         let relay = read(LEAST, &overrides).unwrap().relay;
         assert_eq!((relay.host.as_str(), relay.port, relay.tls), ("127.0.0.1", 2525, Tls::None));
         assert_eq!("smtps://[::1]:465".parse::<RelayUrl>().unwrap().host, "::1");
+        // A secret goes along where TLS is kept, and not in the clear.
+        let secret = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/keys/rsa.dns");
+        for login in [
+            format!("user = \"u\"\npassword = {{ file = \"{secret}\" }}"),
+            format!(
+                "[relay.oauth2]\nuser = \"u\"\ntoken_url = \"https://login.example.com\"\nclient_id = \"c\"\n\
+                 refresh_token = {{ file = \"{secret}\" }}"
+            ),
+        ] {
+            for (url, goes) in
+                [("smtp://h:25", false), ("smtps://h:465", true), ("smtp+starttls://h:587", true)]
+            {
+                let overrides = Overrides { relay: Some(url.parse().unwrap()), templates: None };
+                let relay = read(&format!("{LEAST}{login}\n"), &overrides).unwrap().relay;
+                assert_eq!(relay.login.is_some(), goes, "{url} with {login}");
+            }
+        }
         for wrong in ["127.0.0.1:25", "smtp://host", "smtp://host:x", "http://host:25"] {
             assert!(wrong.parse::<RelayUrl>().is_err(), "{wrong}");
         }

@@ -1,10 +1,8 @@
 //! Opening a connection to a relay: TCP, TLS, greeting, EHLO, AUTH; each step within its time.
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
-use lettre::transport::smtp::authentication::{Credentials, Mechanism};
 use lettre::transport::smtp::client::AsyncSmtpConnection;
 use lettre::transport::smtp::extension::ClientId;
 use rustls_pki_types::ServerName;
@@ -12,11 +10,13 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 
+use super::auth::Pass;
 use super::dialogue::{DialogueError, Reply, command, read_reply};
 use super::outcome::Stage;
 use super::smtp::{Connection, Offers};
-use super::stream::{Primed, Stream};
+use super::stream::{Primed, Progress, Stream};
 use crate::config::tenant::{Relay, Tls};
+use crate::oauth::Tokens;
 
 /// What kept a connection from being usable, at which step.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -31,13 +31,19 @@ pub struct Unusable {
 }
 
 impl Unusable {
-    fn new(stage: Stage, reason: &dyn std::fmt::Display) -> Self {
+    pub(super) fn new(stage: Stage, reason: &dyn std::fmt::Display) -> Self {
         Self { stage, code: None, text: reason.to_string() }
     }
 }
 
-/// Opens a connection that is ready for a message.
-pub async fn connect(relay: &Relay, tls: &TlsConnector) -> Result<Connection, Unusable> {
+/// Opens a connection that is ready for a message. `tokens` are those of [`tokens`](super::auth::tokens).
+pub async fn connect(
+    relay: &Relay,
+    tls: &TlsConnector,
+    tokens: Option<&Tokens>,
+) -> Result<Connection, Unusable> {
+    // A token may take its time; no connection is kept waiting for it.
+    let pass = Pass::of(relay, tokens).await?;
     let tcp = within(relay, Stage::Connect, TcpStream::connect((relay.host.as_str(), relay.port))).await?;
     let fault = |error| Unusable::new(Stage::Connect, &error);
     // Without it, each message waits some 40 ms for the delayed acknowledgement of its first packet.
@@ -56,23 +62,25 @@ pub async fn connect(relay: &Relay, tls: &TlsConnector) -> Result<Connection, Un
         hello = say_hello(relay, &mut stream).await?;
     }
     let security = security(&stream);
-    let mechanisms = hello.keyword("AUTH").unwrap_or_default();
-    let dot_sent = Arc::new(AtomicBool::new(false));
-    let primed = Primed::new(stream, peer, &mechanisms, Arc::clone(&dot_sent));
+    if let Some(pass) = pass {
+        let offered = hello.keyword("AUTH").unwrap_or_default();
+        if let Err(why) = pass.present(relay, &mut stream, &offered).await {
+            pass.refused(tokens, &why).await;
+            return Err(why);
+        }
+    }
+    let progress = Arc::new(Progress::default());
+    let primed = Primed::new(stream, peer, Arc::clone(&progress));
     let name = ClientId::Domain(relay.hello.clone());
     let client = AsyncSmtpConnection::connect_with_transport(Box::new(primed), &name);
-    let mut client = within(relay, Stage::Hello, client).await?;
-    if let Some((user, password)) = &relay.login {
-        let credentials = Credentials::new(user.clone(), password.expose().to_owned());
-        log_in(relay, &mut client, credentials, &mechanisms).await?;
-    }
+    let client = within(relay, Stage::Hello, client).await?;
     let said = |stage: Stage, reply: &Reply| format!("{stage}: {} {}", reply.code, reply.text());
     let replies = vec![said(Stage::Greeting, &greeting), said(Stage::Hello, &hello)];
-    Ok(Connection::new(client, dot_sent, relay, Offers::of(&hello), security, replies))
+    Ok(Connection::new(client, progress, relay, Offers::of(&hello), security, replies))
 }
 
 /// Runs one step within the relay's time for a reply.
-async fn within<T, E: std::fmt::Display>(
+pub(super) async fn within<T, E: std::fmt::Display>(
     relay: &Relay,
     stage: Stage,
     step: impl Future<Output = Result<T, E>>,
@@ -132,28 +140,4 @@ fn security(stream: &Stream) -> Option<String> {
         session.protocol_version().and_then(|version| version.as_str().map(|name| name.replace('_', ".")));
     let suite = session.negotiated_cipher_suite().and_then(|suite| suite.suite().as_str());
     Some([version.as_deref(), suite].into_iter().flatten().collect::<Vec<_>>().join(" "))
-}
-
-async fn log_in(
-    relay: &Relay,
-    client: &mut AsyncSmtpConnection,
-    credentials: Credentials,
-    offered: &[String],
-) -> Result<(), Unusable> {
-    let ours = [("PLAIN", Mechanism::Plain), ("LOGIN", Mechanism::Login)];
-    let Some((_, mechanism)) = ours.into_iter().find(|(name, _)| offered.iter().any(|offer| offer == name))
-    else {
-        return Err(Unusable::new(Stage::Auth, &"the relay offers neither AUTH PLAIN nor LOGIN"));
-    };
-    let limit = Duration::try_from(relay.reply_timeout).unwrap_or_default();
-    match timeout(limit, client.auth(&[mechanism], &credentials)).await {
-        Ok(Ok(_)) => Ok(()),
-        Ok(Err(error)) => {
-            let (code, text) = super::smtp::answer(&error);
-            Err(Unusable { stage: Stage::Auth, code, text })
-        }
-        Err(_) => {
-            Err(Unusable::new(Stage::Auth, &format_args!("no answer within {:#}", relay.reply_timeout)))
-        }
-    }
 }

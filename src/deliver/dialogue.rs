@@ -1,4 +1,4 @@
-//! The first words with a relay, spoken by ourselves: greeting, EHLO and STARTTLS.
+//! The first words with a relay, spoken by ourselves: greeting, EHLO, STARTTLS and AUTH.
 //!
 //! Everything a server says here is bounded and checked before the client library sees the connection.
 

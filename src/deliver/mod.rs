@@ -3,6 +3,7 @@
 //! [`connect`] opens a connection and secures it, [`smtp`] drives one exchange at a time over it, [`outcome`]
 //! decides what an answer, or the lack of one, means. Nothing here knows the store.
 
+pub mod auth;
 pub mod connect;
 pub mod dialogue;
 pub mod outcome;

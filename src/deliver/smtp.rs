@@ -6,7 +6,6 @@
 use std::error::Error as _;
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use lettre::transport::smtp::client::AsyncSmtpConnection;
@@ -19,6 +18,7 @@ use tokio::time::timeout;
 use super::connect::Unusable;
 use super::dialogue::Reply;
 use super::outcome::{Stage, decide, enhanced};
+use super::stream::Progress;
 use crate::compose::safe_text;
 use crate::config::tenant::Relay;
 use crate::outbox::{Outcome, Report};
@@ -26,7 +26,7 @@ use crate::outbox::{Outcome, Report};
 /// A connection that is ready for a message.
 pub struct Connection {
     client: AsyncSmtpConnection,
-    dot_sent: Arc<AtomicBool>,
+    progress: Arc<Progress>,
     offers: Offers,
     relay: String,
     tls: Option<String>,
@@ -111,7 +111,7 @@ impl End {
 impl Connection {
     pub(super) fn new(
         client: AsyncSmtpConnection,
-        dot_sent: Arc<AtomicBool>,
+        progress: Arc<Progress>,
         relay: &Relay,
         offers: Offers,
         tls: Option<String>,
@@ -119,7 +119,7 @@ impl Connection {
     ) -> Self {
         Self {
             client,
-            dot_sent,
+            progress,
             offers,
             relay: relay.place(),
             tls,
@@ -139,9 +139,9 @@ impl Connection {
                 return Sent::Ended(report, Some(Box::new(self)));
             }
         };
-        self.dot_sent.store(false, Ordering::Release);
+        self.progress.begin();
         let (Ok(end) | Err(end)) = self.exchange(envelope, text).await;
-        let dot_sent = self.dot_sent.load(Ordering::Acquire);
+        let dot_sent = self.progress.is_dot_sent();
         let outcome = decide(end.stage, end.code, enhanced(&end.text), dot_sent);
         let report = self.report(outcome, end.stage.as_str(), end.code, end.text);
         // RFC 5321, section 3.8: a server may close an idle connection, with 421 or without a word. That says
@@ -190,7 +190,9 @@ impl Connection {
             self.step(Stage::Rcpt, rcpt).await?;
             self.step(Stage::Data, Data).await?;
         }
-        let answer = timeout(self.message_timeout, self.client.command(Stuffed(text))).await;
+        // The time is for the answer; a slow link gets a second more for each 16 KiB of the message.
+        let limit = self.message_timeout + Duration::from_secs(text.len() as u64 / 16_384);
+        let answer = timeout(limit, self.client.command(Stuffed(text))).await;
         self.heard(Stage::Message, answer)
     }
 
@@ -267,6 +269,7 @@ impl Connection {
             Err(_) => (None, "no answer in time".to_owned()),
         };
         let Some(code) = code else { return Err(End::without_reply(stage, &text)) };
+        self.progress.answered();
         self.replies.push(format!("{stage}: {code} {text}"));
         let is_final = stage == Stage::Message;
         match code {
@@ -284,6 +287,7 @@ impl Connection {
     /// Whether the server forgot the refused message and the connection can be used again.
     async fn reset(&mut self) -> bool {
         let reply = timeout(self.reply_timeout, self.client.command(Rset)).await;
+        self.progress.answered();
         matches!(reply, Ok(Ok(response)) if u16::from(response.code()) == 250)
     }
 
@@ -312,7 +316,7 @@ impl Unusable {
 type Answer = Result<Result<Response, lettre::transport::smtp::Error>, tokio::time::error::Elapsed>;
 
 /// The reply code and text within the client library's error; the error's own words where there was no reply.
-pub(super) fn answer(error: &lettre::transport::smtp::Error) -> (Option<u16>, String) {
+fn answer(error: &lettre::transport::smtp::Error) -> (Option<u16>, String) {
     let code = error.status().map(u16::from);
     let text = error.source().map_or_else(|| error.to_string(), ToString::to_string);
     (code, printable(&text))

@@ -5,7 +5,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::task::{Context, Poll, ready};
 
 use lettre::transport::smtp::client::AsyncTokioStream;
@@ -60,18 +60,52 @@ impl AsyncWrite for Stream {
     }
 }
 
-/// A connection whose greeting and EHLO are over, made to look new to the client library.
+/// How far an exchange has come, shared between the stream and who drives it.
+#[derive(Debug, Default)]
+pub struct Progress {
+    /// Whether a final dot has gone out.
+    dot_sent: AtomicBool,
+    /// Replies that came in.
+    heard: AtomicUsize,
+    /// Replies that the driver has taken for the answer to something.
+    answered: AtomicUsize,
+}
+
+impl Progress {
+    /// Forgets the message before.
+    pub fn begin(&self) {
+        self.dot_sent.store(false, Ordering::Release);
+    }
+
+    /// Whether the final dot of the message has gone out.
+    pub fn is_dot_sent(&self) -> bool {
+        self.dot_sent.load(Ordering::Acquire)
+    }
+
+    /// Notes that a reply was taken for an answer.
+    pub fn answered(&self) {
+        self.answered.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// Whether more replies came than were taken: nobody asked for the rest.
+    fn has_unasked(&self) -> bool {
+        self.heard.load(Ordering::Acquire) > self.answered.load(Ordering::Acquire)
+    }
+}
+
+/// A connection whose greeting, EHLO and AUTH are over, made to look new to the client library.
 ///
 /// The library wants to read a greeting, write EHLO and parse the reply by itself; its parser is ours to avoid
 /// (it panics on a blank keyword line and reads keywords with their case). So it reads a greeting and a reply
 /// written by us, and its EHLO goes nowhere. Later replies are put into the form that it can read (`Replies`).
-/// It also notes when the final dot of a message goes out.
+/// Nothing is written while a reply waits that nobody asked for: one that comes before the final dot would be
+/// taken for the answer to it.
 pub struct Primed {
     stream: Stream,
     peer: SocketAddr,
     replies: Replies,
     swallowed_hello: bool,
-    dot_sent: Arc<AtomicBool>,
+    progress: Arc<Progress>,
 }
 
 impl fmt::Debug for Primed {
@@ -81,14 +115,21 @@ impl fmt::Debug for Primed {
 }
 
 impl Primed {
-    /// `mechanisms` are those of AUTH that the server offered, upper case. The flag tells whether a final dot
-    /// has gone out; who sends a message resets it first.
-    pub fn new(stream: Stream, peer: SocketAddr, mechanisms: &[String], dot_sent: Arc<AtomicBool>) -> Self {
-        let offer =
-            if mechanisms.is_empty() { "READY".to_owned() } else { format!("AUTH {}", mechanisms.join(" ")) };
+    /// A stream behind EHLO and AUTH.
+    pub fn new(stream: Stream, peer: SocketAddr, progress: Arc<Progress>) -> Self {
         let mut replies = Replies::default();
-        replies.ready.extend(format!("220 ready\r\n250-relay\r\n250 {offer}\r\n").bytes());
-        Self { stream, peer, replies, swallowed_hello: false, dot_sent }
+        replies.ready.extend(b"220 ready\r\n250-relay\r\n250 READY\r\n");
+        Self { stream, peer, replies, swallowed_hello: false, progress }
+    }
+
+    /// Reads once what the server has sent; false at its end.
+    fn poll_replies(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<bool>> {
+        let mut octets = [0; 1024];
+        let mut received = ReadBuf::new(&mut octets);
+        ready!(Pin::new(&mut self.stream).poll_read(cx, &mut received))?;
+        let heard = self.replies.take(received.filled())?;
+        self.progress.heard.fetch_add(heard, Ordering::AcqRel);
+        Poll::Ready(Ok(!received.filled().is_empty()))
     }
 }
 
@@ -102,13 +143,9 @@ impl AsyncRead for Primed {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         while this.replies.ready.is_empty() {
-            let mut octets = [0; 1024];
-            let mut received = ReadBuf::new(&mut octets);
-            ready!(Pin::new(&mut this.stream).poll_read(cx, &mut received))?;
-            if received.filled().is_empty() {
+            if !ready!(this.poll_replies(cx))? {
                 return Poll::Ready(Ok(()));
             }
-            this.replies.take(received.filled())?;
         }
         let count = buf.remaining().min(this.replies.ready.len());
         buf.put_slice(&this.replies.ready[..count]);
@@ -124,11 +161,15 @@ impl AsyncRead for Primed {
 struct Replies {
     ready: Vec<u8>,
     column: usize,
+    /// Whether the line says that another one follows.
+    continues: bool,
     octets: usize,
 }
 
 impl Replies {
-    fn take(&mut self, received: &[u8]) -> io::Result<()> {
+    /// Takes what came in and says how many replies ended in it.
+    fn take(&mut self, received: &[u8]) -> io::Result<usize> {
+        let mut ended = 0;
         self.octets += received.len();
         if self.octets > MAX_REPLY {
             return Err(io::Error::other(format!("the reply is longer than {MAX_REPLY} octets")));
@@ -141,15 +182,20 @@ impl Replies {
                         self.ready.push(b' ');
                     }
                     self.ready.extend(b"\r\n");
-                    self.column = 0;
+                    ended += usize::from(!self.continues);
+                    (self.column, self.continues) = (0, false);
                     continue;
+                }
+                b'-' if self.column == 3 => {
+                    self.continues = true;
+                    self.ready.push(b'-');
                 }
                 0x20..0x7f => self.ready.push(*octet),
                 _ => self.ready.push(b'?'),
             }
             self.column += 1;
         }
-        Ok(())
+        Ok(ended)
     }
 }
 
@@ -161,9 +207,20 @@ impl AsyncWrite for Primed {
             return Poll::Ready(Ok(buf.len()));
         }
         this.replies.octets = 0;
+        if let Poll::Ready(replies) = this.poll_replies(cx)
+            && !replies?
+        {
+            return Poll::Ready(Err(io::Error::new(
+                io::ErrorKind::ConnectionAborted,
+                "the server closed the connection",
+            )));
+        }
+        if this.progress.has_unasked() {
+            return Poll::Ready(Err(io::Error::other("the server answered before it was asked")));
+        }
         let written = ready!(Pin::new(&mut this.stream).poll_write(cx, buf))?;
         if written == buf.len() && (buf.ends_with(FINAL_DOT) || FINAL_DOT.ends_with(buf)) {
-            this.dot_sent.store(true, Ordering::Release);
+            this.progress.dot_sent.store(true, Ordering::Release);
         }
         Poll::Ready(Ok(written))
     }

@@ -25,15 +25,18 @@ pub enum TlsError {
     /// The certificates or the system's store cannot be used.
     #[error("cannot set up TLS")]
     Setup(#[from] rustls::Error),
+    /// The client of the token endpoint cannot be made.
+    #[error("cannot set up HTTPS")]
+    Client(#[from] reqwest::Error),
 }
 
 /// A connector that verifies what it connects to.
 pub fn connector(authority: Option<&Path>) -> Result<TlsConnector, TlsError> {
-    Ok(TlsConnector::from(Arc::new(client(authority)?)))
+    Ok(TlsConnector::from(Arc::new(client_config(authority)?)))
 }
 
 /// The client's side of TLS: it verifies what it connects to.
-pub fn client(authority: Option<&Path>) -> Result<ClientConfig, TlsError> {
+pub fn client_config(authority: Option<&Path>) -> Result<ClientConfig, TlsError> {
     let provider = Arc::new(ring::default_provider());
     let mut extra: Vec<CertificateDer<'static>> = Vec::new();
     if let Some(path) = authority {

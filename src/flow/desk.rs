@@ -2,10 +2,16 @@
 
 use std::sync::Arc;
 
+use jiff::Timestamp;
+
+use super::intake::chain;
 use crate::clock::Clock;
+use crate::compose::{Composed, Parts, compose};
 use crate::config::Config;
+use crate::config::dkim::Dkim;
 use crate::config::reader::Problem;
 use crate::config::tenant::Tenant;
+use crate::dkim::{DkimError, Signer, sign};
 use crate::store::{Store, StoreError};
 use crate::template::{Missing, Templates};
 use crate::token::TokenKey;
@@ -21,6 +27,8 @@ pub struct Desk {
     pub shipped: Arc<Templates>,
     /// The key of its tokens.
     pub key: TokenKey,
+    /// The keys that sign its mails.
+    pub signers: Arc<[Signer]>,
     /// The largest session file in octets.
     pub session_bytes: usize,
     /// The time.
@@ -33,6 +41,17 @@ pub enum DeskError {
     /// Its templates are wrong.
     #[error("{}", .0.iter().map(Problem::to_string).collect::<Vec<_>>().join("\n"))]
     Templates(Vec<Problem>),
+    /// A key cannot sign.
+    #[error("dkim: the key {selector}._domainkey.{domain}")]
+    Dkim {
+        /// The key's name.
+        selector: String,
+        /// The signing domain.
+        domain: String,
+        /// What is wrong with it.
+        #[source]
+        source: DkimError,
+    },
     /// The store failed.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -59,6 +78,7 @@ impl Desk {
             (None, None) => b"preview".to_vec(),
         };
         Ok(Self {
+            signers: signers(tenant)?.into(),
             key: TokenKey::new(&secret, &tenant.name),
             tenant: Arc::new(tenant.clone()),
             templates,
@@ -67,4 +87,22 @@ impl Desk {
             clock,
         })
     }
+
+    /// Makes the message of one delivery, signed; or says why there is none.
+    pub fn compose(&self, parts: &Parts<'_>, now: Timestamp) -> Result<Composed, String> {
+        let composed = compose(parts, &self.tenant, &self.key, now).map_err(|fault| chain(&fault))?;
+        let wire = sign(&self.signers, composed.wire, now).map_err(|fault| chain(&fault))?;
+        Ok(Composed { wire, ..composed })
+    }
+}
+
+/// Reads a tenant's keys.
+fn signers(tenant: &Tenant) -> Result<Vec<Signer>, DeskError> {
+    let signer = |config: &Dkim| {
+        Signer::new(config).map_err(|source| {
+            let (selector, domain) = (config.selector.clone(), config.domain.clone());
+            DeskError::Dkim { selector, domain, source }
+        })
+    };
+    tenant.dkim.iter().map(signer).collect()
 }

@@ -20,6 +20,7 @@ use crate::clock::Clock;
 use crate::config::tenant::Tenant;
 use crate::deliver::connect::connect;
 use crate::deliver::smtp::{Connection, Envelope, Sent};
+use crate::oauth::Tokens;
 use crate::outbox::{Outcome, Report};
 use crate::store::{Instance, Lease, Store, StoreError, Work};
 
@@ -45,6 +46,8 @@ pub struct Dispatcher {
     pub clock: Clock,
     /// TLS towards the relay.
     pub tls: TlsConnector,
+    /// What opens the relay, where it takes access tokens.
+    pub tokens: Option<Tokens>,
     /// Turns true when no new attempt may begin.
     pub stop: watch::Receiver<bool>,
 }
@@ -246,7 +249,7 @@ impl Dispatcher {
             return report;
         }
         let relay = &self.tenant.relay;
-        match connect(relay, &self.tls).await {
+        match connect(relay, &self.tls, self.tokens.as_ref()).await {
             Ok(connection) => match connection.send(envelope).await {
                 Sent::Ended(report, kept) => {
                     pool.put(kept);

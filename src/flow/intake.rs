@@ -10,7 +10,7 @@ use tokio::task::spawn_blocking;
 use tracing::{error, info, warn};
 
 use super::desk::Desk;
-use crate::compose::{Composed, Parts, attachment_name, compose, fits};
+use crate::compose::{Composed, Parts, attachment_name, fits};
 use crate::ids::{DeliveryId, Digest, SessionKey};
 use crate::plan::{History, Mail, Plan, Timing, plan};
 use crate::session::{Fault, Reading, Session, read};
@@ -194,14 +194,14 @@ impl Work {
             None => return Planned::Nothing("nothing that the mail shows has changed"),
         };
         let parts = Parts { session: key, raw, digest, mail, rendered: &rendered, attach };
-        match compose(&parts, &self.desk.tenant, &self.desk.key, self.desk.clock.now()) {
+        match self.desk.compose(&parts, self.desk.clock.now()) {
             Ok(message) => Planned::Message {
                 message,
                 due: mail.due,
                 waits_for: mail.waits_for,
                 hold: mail.hold.clone(),
             },
-            Err(fault) => Planned::Hold(chain(&fault)),
+            Err(fault) => Planned::Hold(fault),
         }
     }
 }
@@ -275,7 +275,7 @@ pub fn draft(desk: &Desk, session: Session, raw: &[u8]) -> Result<(Rendered, Com
     let lang = session.lang.clone();
     let rendered = render_or_fall_back(desk, lang.as_deref(), data(desk, session, attach))?;
     let parts = Parts { session: &key, raw, digest: &digest, mail: &mail, rendered: &rendered, attach };
-    let composed = compose(&parts, &desk.tenant, &desk.key, now).map_err(|fault| chain(&fault))?;
+    let composed = desk.compose(&parts, now)?;
     Ok((rendered, composed))
 }
 

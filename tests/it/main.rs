@@ -4,8 +4,10 @@
 
 mod commands;
 mod delivery;
+mod dkim;
 mod intake;
 mod layers;
+mod oauth;
 mod python;
 mod readme;
 mod smtp;

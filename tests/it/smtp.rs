@@ -47,7 +47,7 @@ async fn exchange(sink: &Sink, wires: &[&[u8]]) -> Vec<Report> {
     for wire in wires {
         let connection = match kept.take() {
             Some(connection) => connection,
-            None => Box::new(connect(&config(sink), &connector(None).unwrap()).await.unwrap()),
+            None => Box::new(connect(&config(sink), &connector(None).unwrap(), None).await.unwrap()),
         };
         let envelope = Envelope { id: "c1-x", from: "from@example.com", recipient: "to@example.com", wire };
         match connection.send(envelope).await {
@@ -185,6 +185,42 @@ fn keywords_are_read_in_any_case() {
 }
 
 #[test]
+fn a_relay_that_offers_only_login_asks_for_user_and_password() {
+    // What the relay answers to each line of the dialogue, and what comes of it.
+    let table: [(&[&str], &[&str], i32); 3] = [
+        (&["334 VXNlcm5hbWU6\r\n", "334 UGFzc3dvcmQ6\r\n", "235 ok\r\n"], &["AUTH LOGIN", "u", PASSWORD], 0),
+        (&["334 VXNlcm5hbWU6\r\n", "535 5.7.8 who?\r\n"], &["AUTH LOGIN", "u"], 75),
+        (&["454 4.7.0 later\r\n"], &["AUTH LOGIN"], 75),
+    ];
+    for (replies, said, code) in table {
+        let heard = Arc::new(Mutex::new(Vec::new()));
+        let hearing = Arc::clone(&heard);
+        let port = server(move |mut talk, _| {
+            talk.say("220 ready\r\n");
+            talk.hear();
+            talk.say("250-relay.example.com\r\n250 AUTH CRAM-MD5 LOGIN\r\n");
+            for reply in replies {
+                hearing.lock().unwrap().push(talk.hear().unwrap());
+                talk.say(reply);
+            }
+            while let Some(line) = talk.hear() {
+                let is_data = line == "DATA" && talk.say("354 go on\r\n") && talk.hear_message().is_some();
+                talk.say(if is_data { "250 2.0.0 queued\r\n" } else { "250 ok\r\n" });
+            }
+        });
+        let lines = format!("{PLAIN}\nuser = \"u\"\npassword = {{ file = \"password\" }}");
+        let site = secured_site(port, &authority("127.0.0.1"), &lines);
+        let file = site.session("call-1.json", &call(1, "7", 0));
+        site.run(&["send", &file]).with_code(code);
+        let coded = said.iter().enumerate().map(|(at, line)| match at {
+            0 => (*line).to_owned(),
+            _ => STANDARD.encode(line),
+        });
+        assert_eq!(*heard.lock().unwrap(), coded.collect::<Vec<_>>());
+    }
+}
+
+#[test]
 fn a_reply_without_an_end_is_cut_off() {
     type Relay = fn(&mut Talk);
     let table: [(&str, Relay); 4] = [
@@ -254,12 +290,12 @@ fn a_line_break_in_the_senders_name_is_refused_by_the_configuration() {
 }
 
 /// A certificate authority and a server that it vouches for.
-struct Authority {
-    pem: String,
-    acceptor: TlsAcceptor,
+pub(crate) struct Authority {
+    pub(crate) pem: String,
+    pub(crate) acceptor: TlsAcceptor,
 }
 
-fn authority(name: &str) -> Authority {
+pub(crate) fn authority(name: &str) -> Authority {
     let mut params = CertificateParams::new(Vec::new()).unwrap();
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     let key = KeyPair::generate().unwrap();
@@ -676,7 +712,7 @@ fn heard_by_relay(keywords: &'static [&'static str], refuse: &'static str) -> (V
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let relay = config_of(port);
     let report = runtime.block_on(async {
-        let connection = connect(&relay, &connector(None).unwrap()).await.unwrap();
+        let connection = connect(&relay, &connector(None).unwrap(), None).await.unwrap();
         let envelope = Envelope {
             id: "c9-abc",
             from: "bridge+c9-abc@example.com",

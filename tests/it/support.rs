@@ -104,6 +104,12 @@ impl Talk {
         }
     }
 
+    /// Hears so many octets; none once the client has gone.
+    pub(crate) fn hear_octets(&mut self, count: usize) -> Option<Vec<u8>> {
+        let mut octets = vec![0; count];
+        self.0.read_exact(&mut octets).ok().map(|()| octets)
+    }
+
     /// Hears a message up to its final dot.
     pub(crate) fn hear_message(&mut self) -> Option<Vec<String>> {
         let mut lines = Vec::new();

@@ -97,7 +97,7 @@ impl Session {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let mut config: Config = url.expose().parse()?;
         config.application_name("aftercall");
-        let tls = MakeRustlsConnect::new(tls::client(None)?);
+        let tls = MakeRustlsConnect::new(tls::client_config(None)?);
         let (client, connection) = runtime.block_on(config.connect(tls))?;
         // Its end is told to whoever waits for an answer.
         runtime.spawn(async move { drop(connection.await) });
