@@ -8,6 +8,7 @@ mod intake;
 mod layers;
 mod python;
 mod readme;
+mod scenarios;
 mod sink;
 mod smtp;
 mod store;
