@@ -368,6 +368,7 @@ fn every_scenario_ends_as_it_should() {
     let mut paths: Vec<PathBuf> =
         std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
     paths.sort();
+    assert!(paths.iter().all(|path| path.extension().is_some_and(|ending| ending == "toml")), "{paths:?}");
     let (next, wrong) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
     let work = || {
         while let Some(path) = paths.get(next.fetch_add(1, Ordering::SeqCst)) {
