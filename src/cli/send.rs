@@ -65,11 +65,14 @@ pub(super) async fn run(config: &Config, arguments: Arguments) -> anyhow::Result
         return send_all(&desk, &store, folder).await;
     }
     let tally = take_each(&desk, &store, &arguments.files).await?;
+    // A delivery of an earlier run has attempts behind it; each gets one more.
+    let before: BTreeMap<DeliveryId, u32> =
+        deliveries(&store, &tally.deliveries)?.into_iter().map(|row| (row.id, row.attempts)).collect();
     let sending = Sending::start(tenant, &store).await?;
     loop {
         let rows = deliveries(&store, &tally.deliveries)?;
         let now = Clock::default().now();
-        if !rows.iter().any(|row| is_under_way(row, now)) {
+        if !rows.iter().any(|row| is_under_way(row, before.get(&row.id), now)) {
             sending.end().await?;
             return report(&deliveries(&store, &tally.deliveries)?, tally.not_taken);
         }
@@ -246,9 +249,10 @@ fn deliveries(store: &Store, ids: &[DeliveryId]) -> Result<Vec<DeliveryRow>, Sto
     }
 }
 
-/// Whether an attempt is running or due: one attempt each, then the outbox goes on with later ones.
-fn is_under_way(row: &DeliveryRow, now: Timestamp) -> bool {
-    let is_due = row.due.is_some_and(|due| due <= now) && row.attempts == 0;
+/// Whether an attempt is running or due: one attempt each, then the outbox goes on with later ones. `before` is how
+/// many attempts there were when the command began.
+fn is_under_way(row: &DeliveryRow, before: Option<&u32>, now: Timestamp) -> bool {
+    let is_due = row.due.is_some_and(|due| due <= now) && before == Some(&row.attempts);
     is_due || matches!(row.state, State::Leased | State::Sending)
 }
 

@@ -10,6 +10,8 @@ mod layers;
 mod oauth;
 mod python;
 mod readme;
+mod scenarios;
+mod sink;
 mod smtp;
 mod store;
 mod support;

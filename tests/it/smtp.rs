@@ -13,7 +13,7 @@ use aftercall::sink::{Script, Sink};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use jiff::SignedDuration;
-use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+use rcgen::{BasicConstraints, Certificate, CertificateParams, IsCa, Issuer, KeyPair};
 use rustls_pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 use tokio_rustls::TlsAcceptor;
 
@@ -303,15 +303,20 @@ pub(crate) fn authority(name: &str) -> Authority {
     let issuer = Issuer::new(params, key);
     let key = KeyPair::generate().unwrap();
     let leaf = CertificateParams::new([name.to_owned()]).unwrap().signed_by(&key, &issuer).unwrap();
+    Authority { pem, acceptor: acceptor(&leaf, &key) }
+}
+
+/// A server that shows this certificate.
+pub(crate) fn acceptor(certificate: &Certificate, key: &KeyPair) -> TlsAcceptor {
     let secret = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let server = rustls::ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .unwrap()
         .with_no_client_auth()
-        .with_single_cert(vec![leaf.der().clone()], secret)
+        .with_single_cert(vec![certificate.der().clone()], secret)
         .unwrap();
-    Authority { pem, acceptor: TlsAcceptor::from(Arc::new(server)) }
+    TlsAcceptor::from(Arc::new(server))
 }
 
 /// A site with the authority's certificate in `ca.pem`, and a login.
