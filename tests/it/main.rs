@@ -8,6 +8,7 @@ mod intake;
 mod layers;
 mod python;
 mod readme;
+mod servers;
 mod smtp;
 mod store;
 mod support;
