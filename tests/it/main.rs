@@ -11,6 +11,7 @@ mod oauth;
 mod python;
 mod readme;
 mod scenarios;
+mod servers;
 mod sink;
 mod smtp;
 mod store;
