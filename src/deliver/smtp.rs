@@ -190,8 +190,8 @@ impl Connection {
             self.step(Stage::Rcpt, rcpt).await?;
             self.step(Stage::Data, Data).await?;
         }
-        // The time is for the answer; a slow link gets a second more for each 16 KiB of the message.
-        let limit = self.message_timeout + Duration::from_secs(text.len() as u64 / 16_384);
+        // The time is for the answer; a slow link gets a second more for each 256 KiB of the message.
+        let limit = self.message_timeout + Duration::from_secs(text.len() as u64 / 262_144);
         let answer = timeout(limit, self.client.command(Stuffed(text))).await;
         self.heard(Stage::Message, answer)
     }

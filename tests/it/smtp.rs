@@ -798,7 +798,10 @@ fn a_message_that_the_relay_cannot_take_is_refused_without_a_word_to_it() {
 fn an_address_beyond_ascii_goes_to_a_relay_that_takes_it_and_is_refused_by_name_elsewhere() {
     let recipient = "address = \"jörg@crm.example.com\"";
     let tenant = || TenantFile { recipient, ..TenantFile::default() };
-    let relay = Relay::with(Script { keywords: vec!["SMTPUTF8".to_owned()], ..Script::default() });
+    let relay = Relay::with(Script {
+        keywords: vec!["8BITMIME".to_owned(), "SMTPUTF8".to_owned()],
+        ..Script::default()
+    });
     send_one(relay.port(), &tenant()).1.with_code(0);
     let mail = relay.only();
     assert_eq!(mail.recipient, "jörg@crm.example.com");
