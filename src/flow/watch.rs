@@ -16,6 +16,7 @@ use tracing::{info, warn};
 
 use super::desk::Desk;
 use super::intake::{Document, IntakeError, Taken, take};
+use crate::crash::{Step, reached};
 use crate::ids::Digest;
 use crate::plan::Timing;
 use crate::store::{Store, StoreError};
@@ -106,6 +107,7 @@ pub fn read_document(path: &Path, limit: usize) -> std::io::Result<Document> {
     let room = usize::try_from(file.metadata()?.len().min(most)).unwrap_or(limit) + 1;
     let mut bytes = Vec::with_capacity(room);
     file.take(most).read_to_end(&mut bytes)?;
+    reached(Step::FileRead);
     let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
     Ok(Document { name, source: path.to_string_lossy().into_owned(), bytes: bytes.into() })
 }
@@ -250,7 +252,9 @@ impl Watcher {
             done.extend(dealt_with.iter().map(Seen::key));
             let noted =
                 dealt_with.drain(..).map(|file| (file.path.to_string_lossy().into_owned(), file.stamp));
+            reached(Step::ToNote);
             self.store.note_files(self.desk.tenant.name.clone(), noted.collect()).await?;
+            reached(Step::Noted);
         }
         Ok(())
     }

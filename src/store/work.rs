@@ -11,6 +11,7 @@ use super::engine::{Result, Tx, args};
 use super::{Scope, Store, StoreError, UNSETTLED, append, moment, session};
 use crate::compose::join_attachment;
 use crate::config::tenant::Retry;
+use crate::crash::{Step, reached};
 use crate::ids::DeliveryId;
 use crate::log::{Entry, Event};
 use crate::outbox::{Next, Outcome, Report, next};
@@ -86,7 +87,8 @@ impl Store {
         most: u32,
         now: Timestamp,
     ) -> std::result::Result<Vec<Lease>, StoreError> {
-        self.write(Scope::Tenant(tenant.clone()), move |tx| {
+        let scope = Scope::Tenant(tenant.clone());
+        let claim = move |tx: &Tx<'_>| {
             let due =
                 "SELECT id, lease + 1 FROM deliveries WHERE tenant = $1 AND due <= $2 ORDER BY due LIMIT $3";
             let leases = tx.query(due, args![&tenant, now, most], |row| {
@@ -96,10 +98,15 @@ impl Store {
                 "UPDATE deliveries SET state = 'leased', due = NULL, lease = $1, owner = $2 WHERE id = $3";
             for lease in &leases {
                 tx.execute(take, args![lease.number, instance.0, lease.delivery.0])?;
+                reached(Step::ClaimWritten);
             }
             Ok(leases)
-        })
-        .await
+        };
+        let leases = self.write(scope, claim).await?;
+        if !leases.is_empty() {
+            reached(Step::Claimed);
+        }
+        Ok(leases)
     }
 
     /// When the tenant's next delivery is due; none when none waits.
@@ -130,6 +137,9 @@ impl Store {
         now: Timestamp,
     ) -> std::result::Result<Option<Work>, StoreError> {
         let begun = self.write(Scope::Tenant(lease.tenant.clone()), move |tx| begin(tx, &lease, now)).await?;
+        if begun.is_some() {
+            reached(Step::Begun);
+        }
         Ok(begun.map(|(work, raw, tail)| match tail {
             Some(tail) => Work { wire: join_attachment(work.wire, &raw, &tail), ..work },
             None => work,
@@ -146,7 +156,10 @@ impl Store {
         now: Timestamp,
     ) -> std::result::Result<Option<Next>, StoreError> {
         let scope = Scope::Tenant(lease.tenant.clone());
-        self.write(scope, move |tx| finish(tx, &lease, attempt, &report, &retry, now)).await
+        let next =
+            self.write(scope, move |tx| finish(tx, &lease, attempt, &report, &retry, now)).await?;
+        reached(Step::Finished);
+        Ok(next)
     }
 
     /// Takes over what dead instances have left of the tenant's: leases return, attempts without an end are
@@ -205,6 +218,7 @@ fn begin(tx: &Tx<'_>, lease: &Lease, now: Timestamp) -> Result<Option<Begun>> {
         "INSERT INTO attempts (delivery, number, began_at) VALUES ($1, $2, $3)",
         args![lease.delivery.0, work.attempt, now],
     )?;
+    reached(Step::BeginWritten);
     Ok(Some((work, raw, tail)))
 }
 
@@ -265,6 +279,7 @@ fn finish(
         content,
     };
     append(tx, &lease.tenant, Some(&session), &entry)?;
+    reached(Step::FinishWritten);
     Ok(Some(next))
 }
 
