@@ -156,8 +156,7 @@ impl Store {
         now: Timestamp,
     ) -> std::result::Result<Option<Next>, StoreError> {
         let scope = Scope::Tenant(lease.tenant.clone());
-        let next =
-            self.write(scope, move |tx| finish(tx, &lease, attempt, &report, &retry, now)).await?;
+        let next = self.write(scope, move |tx| finish(tx, &lease, attempt, &report, &retry, now)).await?;
         reached(Step::Finished);
         Ok(next)
     }
