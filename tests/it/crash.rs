@@ -19,16 +19,16 @@ use crate::servers::postgres::{ask, database};
 use crate::support::{Relay, Site, TenantFile, call, header, parsed, until};
 
 /// How many sessions there are.
-const SESSIONS: usize = 3;
+pub(crate) const SESSIONS: usize = 3;
 /// How many programs die at a time on each engine.
 const AT_ONCE: usize = 2;
 /// The signal by which a process ends itself at once.
 const SIGABRT: i32 = 6;
 
 /// What `serve` says once it listens to signals and looks at its folders.
-const SERVES: &str = "serving store";
+pub(crate) const SERVES: &str = "serving store";
 /// What it says of each mail that a relay took.
-const TOOK: &str = "the relay accepted";
+pub(crate) const TOOK: &str = "the relay accepted";
 
 /// Puts sessions into the watched folder, old enough to be taken at the first look.
 pub(crate) fn put_sessions(site: &Site, numbers: impl Iterator<Item = usize>) {
@@ -68,8 +68,7 @@ pub(crate) fn assert_all_arrived(relay: &Relay, store: &Store, sessions: usize) 
     for row in &rows {
         let is_of_row =
             |mail: &&[u8]| header(&parsed(mail), "Message-ID").contains(row.message_id.as_deref().unwrap());
-        let copies: Vec<&[u8]> =
-            received.iter().map(|mail| &mail.message[..]).filter(is_of_row).collect();
+        let copies: Vec<&[u8]> = received.iter().map(|mail| &mail.message[..]).filter(is_of_row).collect();
         let most = 1 + uncertain.get(&row.id.0).unwrap_or(&0);
         assert!((1..=most).contains(&copies.len()), "{}: {} copies of {most}", row.session, copies.len());
         assert!(copies.iter().all(|copy| *copy == copies[0]), "{}: the copies differ", row.session);

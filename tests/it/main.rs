@@ -5,6 +5,7 @@
 mod commands;
 mod crash;
 mod delivery;
+mod disk;
 mod dkim;
 mod intake;
 mod layers;
@@ -13,6 +14,7 @@ mod python;
 mod readme;
 mod scenarios;
 mod servers;
+mod shim;
 mod sink;
 mod smtp;
 mod store;

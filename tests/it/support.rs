@@ -354,6 +354,11 @@ impl Serve {
         assert!(Command::new("sh").args(["-c", &format!("kill -TERM {id}")]).status().unwrap().success());
     }
 
+    /// Whether it has ended.
+    pub(crate) fn has_ended(&mut self) -> bool {
+        self.0.0.try_wait().unwrap().is_some()
+    }
+
     /// Waits for its end.
     pub(crate) fn ended(mut self) -> ExitStatus {
         until("serve to end", || self.0.0.try_wait().unwrap())

@@ -42,7 +42,7 @@ wait "$test"
 
 /// Whom a server runs as.
 #[derive(Clone, Copy)]
-enum User {
+pub(crate) enum User {
     /// Root.
     Root,
     /// This user of its package, or whoever runs the tests where that is not root.
@@ -68,7 +68,7 @@ impl User {
 
     /// Runs a command to its end as this user and gives what it wrote.
     #[track_caller]
-    fn run(self, command: &[&str]) -> String {
+    pub(crate) fn run(self, command: &[&str]) -> String {
         let mut words = self.prefix().concat();
         words.extend(command.iter().map(|word| (*word).to_owned()));
         let output = Command::new(&words[0]).args(&words[1..]).current_dir("/").output();
