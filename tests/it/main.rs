@@ -17,6 +17,7 @@ mod servers;
 mod shim;
 mod sink;
 mod smtp;
+mod stop;
 mod store;
 mod support;
 mod templates;
