@@ -46,6 +46,11 @@ impl Seen {
         self.changed.elapsed().is_ok_and(|age| age > LOOK * 2)
     }
 
+    /// How long ago it was written to. Whoever wrote may have a clock that is ahead of ours: then by how much.
+    fn age(&self) -> Duration {
+        self.changed.elapsed().unwrap_or_else(|ahead| ahead.duration())
+    }
+
     /// Names the file in this state.
     fn key(&self) -> [u8; 16] {
         key(&self.path.to_string_lossy(), &self.stamp)
@@ -223,7 +228,7 @@ impl Watcher {
         done: &mut HashSet<[u8; 16]>,
         before: &mut HashMap<PathBuf, String>,
     ) -> Result<(), StoreError> {
-        let is_patient = |file: &Seen| file.changed.elapsed().is_ok_and(|age| age < PATIENCE);
+        let is_patient = |file: &Seen| file.age() < PATIENCE;
         let mut dealt_with = Vec::new();
         let mut failed = None;
         for chunk in files.chunks(AT_ONCE * 4) {

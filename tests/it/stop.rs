@@ -1,4 +1,4 @@
-//! SIGTERM in the midst of a mail, and a clock that is set back while mails wait.
+//! SIGTERM in the midst of a mail, and clocks that are not what they should be.
 
 use std::sync::Mutex;
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -84,6 +84,24 @@ fn a_message_on_the_wire_is_finished_before_serve_ends() {
 #[test]
 fn an_answer_that_is_slow_is_waited_for_before_serve_ends() {
     end_at(Pause::Answer);
+}
+
+#[test]
+fn a_half_written_file_is_waited_for_where_our_clock_is_behind() {
+    let relay = Relay::start();
+    let site = Site::new(relay.port(), &TenantFile::default());
+    let offset = site.write("offset", b"-20").display().to_string();
+    let whole = call(1, "7", 0).to_string();
+    let serve = site.serve_with(&[("LD_PRELOAD", shim()), ("CLOCK_OFFSET_FILE", &offset)]);
+    site.write("inbox/acme/call-1.json", &whole.as_bytes()[..whole.len() / 2]);
+    // Seen in the same looks at the folder as the half one.
+    site.session("inbox/acme/call-2.json", &call(2, "7", 0));
+    until("the next file", || (relay.received().len() == 1).then_some(()));
+    site.write("inbox/acme/call-1.json", whole.as_bytes());
+    until("the whole file", || (relay.received().len() == 2).then_some(()));
+    assert_eq!(serve.terminate(), 0);
+    let listed = site.run(&["log", "quarantine", "--format", "json"]).with_code(0).json();
+    assert_eq!(listed, serde_json::json!([]));
 }
 
 #[test]
