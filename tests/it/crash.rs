@@ -98,6 +98,13 @@ fn die_and_go_on(step: Step, url: Option<&str>) {
         // The dead are known by their silence; this is as long as others wait.
         ask(url, "UPDATE instances SET seen_at = seen_at - 30001");
     }
+    if step == Step::MessageSent {
+        // It dies once more while it takes over, which ends the attempts that were under way.
+        let taking_over = ("AFTERCALL_CRASH_AT", Step::FinishWritten.as_str());
+        let ended = site.serve_with(&[at, taking_over]).ended();
+        assert_eq!(ended.signal(), Some(SIGABRT), "it did not die while it took over");
+        assert_eq!(site.serve_log().matches(SERVES).count(), 1);
+    }
     let said = |words: &str| site.serve_log().matches(words).count();
     let (served, took) = (said(SERVES), said(TOOK));
     let serve = site.serve_with(&[at]);
