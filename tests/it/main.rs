@@ -5,6 +5,7 @@
 mod commands;
 mod delivery;
 mod dkim;
+mod flow;
 mod intake;
 mod layers;
 mod oauth;
