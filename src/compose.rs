@@ -216,8 +216,7 @@ fn text_part(kind: ContentType, text: &str) -> Result<SinglePart, Box<dyn std::e
 }
 
 fn attachment(parts: &Parts<'_>) -> Result<SinglePart, Box<dyn std::error::Error + Send + Sync>> {
-    let body = Body::new_with_encoding(parts.raw.to_vec(), ContentTransferEncoding::Base64)
-        .map_err(|_| "the attachment cannot be encoded")?;
+    let body = Body::dangerous_pre_encoded(encode(parts.raw), ContentTransferEncoding::Base64);
     let disposition = ContentDisposition::attachment(&attachment_name(parts.session.name));
     Ok(SinglePart::builder().header(ContentType::parse("application/json")?).header(disposition).body(body))
 }
