@@ -75,7 +75,9 @@ impl Composed {
     /// and nothing where it has none.
     pub fn around_attachment(&self, raw: &[u8]) -> (&[u8], Option<&[u8]>) {
         let encoded = encode(raw);
-        let at = if encoded.is_empty() { None } else { memmem::rfind(&self.wire, &encoded) };
+        let line = encoded.split(|byte| *byte == b'\r').next().filter(|line| !line.is_empty());
+        let mut places = line.into_iter().flat_map(|line| memmem::find_iter(&self.wire, line));
+        let at = places.find(|at| self.wire[*at..].starts_with(&encoded));
         at.map_or((&self.wire, None), |at| (&self.wire[..at], Some(&self.wire[at + encoded.len()..])))
     }
 }
