@@ -29,8 +29,9 @@ use crate::store::{Claimed, Instance, Lease, Store, StoreError, Work};
 const POLL: Duration = Duration::from_secs(1);
 /// How long an unused connection is kept.
 const IDLE: Duration = Duration::from_secs(10);
-/// Attempts that are recorded at a time, for each connection: one on the wire, the rest next in line.
-const LANES_PER_CONNECTION: usize = 2;
+/// Attempts that are recorded at a time, for each connection: one on the wire, the rest next in line. More of them
+/// share a commit, and more are uncertain after a kill.
+const LANES_PER_CONNECTION: usize = 4;
 
 /// Sends one tenant's deliveries.
 #[derive(Clone)]
