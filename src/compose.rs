@@ -392,6 +392,10 @@ mod tests {
             let rendered = crate::template::clean(subject).replace('\n', " ");
             let composed = composed(&tenant, &mail(&[]), &raw, &rendered, &crate::template::clean(text));
             prop_assert!(safe_text(&composed.wire).is_ok_and(str::is_ascii));
+            let (head, tail) = composed.around_attachment(&raw);
+            prop_assert_eq!(tail.is_some(), !raw.is_empty());
+            let whole = tail.map_or(head.to_vec(), |tail| join_attachment(head.to_vec(), &raw, tail));
+            prop_assert_eq!(&whole, &composed.wire);
             let message = MessageParser::default().parse(&composed.wire).unwrap();
             let names: Vec<_> = message.headers().iter().map(mail_parser::Header::name).collect();
             prop_assert_eq!(names, ["From", "To", "Subject", "Date", "Message-ID", "Reply-To", "Auto-Submitted",

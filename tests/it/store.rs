@@ -657,6 +657,38 @@ async fn a_store_of_a_later_program_is_refused_and_left_alone() {
     assert_eq!(version, 99);
 }
 
+/// The schema of the first program.
+const FIRST_SCHEMA: &str = include_str!("../../src/store/migrations/sqlite/0001_outbox_and_log.sql");
+
+#[tokio::test]
+async fn a_store_of_an_earlier_program_goes_on_where_it_was() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("aftercall.db");
+    let earlier = rusqlite::Connection::open(&path).unwrap();
+    earlier.execute_batch(FIRST_SCHEMA).unwrap();
+    let rows = "
+        INSERT INTO sessions VALUES (1, 'acme', 'main', 'call', 7, '7', NULL, x'00');
+        INSERT INTO revisions VALUES (1, 1, 0, zeroblob(32), 'call-7.json', 0, x'7b7d');
+        INSERT INTO deliveries VALUES (1, 'acme', 1, 1, 'email', '7', 'crm@example.com', '7.1@example.com', 'sending', '', NULL, 1, 1, 0, 0);
+        INSERT INTO messages VALUES (1, 'bridge@example.com', CAST('Subject: 7' AS BLOB));
+        INSERT INTO attempts (delivery, number, began_at) VALUES (1, 1, 0);
+        INSERT INTO log VALUES (1, 'acme', 1, 1, 1, '{\"number\":1}', '{}', randomblob(32));
+        PRAGMA user_version = 1;";
+    earlier.execute_batch(rows).unwrap();
+    drop(earlier);
+    let store = Store::open(&StorePlace::File(path)).unwrap();
+    assert_eq!(store.message(DeliveryId(1)).unwrap().unwrap(), b"Subject: 7");
+    let end = store.chain("acme").unwrap().remove(0).hash;
+    let instance = store.join(at(0)).await.unwrap();
+    assert_eq!(
+        store.recover("acme".to_owned(), instance, RETRY, at(0)).await.unwrap(),
+        1,
+        "its attempt is uncertain"
+    );
+    let next = store.chain("acme").unwrap().remove(1);
+    assert_eq!(next.hash, Digest::of_parts(&[&end.0, next.record.as_bytes()]), "the chain goes on");
+}
+
 #[test]
 fn what_is_no_database_is_refused_and_left_alone() {
     let folder = tempfile::tempdir().unwrap();
