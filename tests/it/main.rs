@@ -7,6 +7,7 @@ mod crash;
 mod delivery;
 mod disk;
 mod dkim;
+mod flow;
 mod intake;
 mod layers;
 mod oauth;
