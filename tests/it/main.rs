@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test ends at the first surprise")]
 
+mod arrivals;
 mod commands;
 mod delivery;
 mod dkim;
@@ -17,3 +18,4 @@ mod smtp;
 mod store;
 mod support;
 mod templates;
+mod waiting;
