@@ -45,7 +45,7 @@ impl Presence {
                     match store.recover(tenant.clone(), instance, *retry, clock.now()).await {
                         Ok(0) => {}
                         Ok(uncertain) => {
-                            warn!(tenant, uncertain, "took over from an instance that fell silent")
+                            warn!(tenant, uncertain, "took over from an instance that fell silent");
                         }
                         Err(error) => return error,
                     }

@@ -132,13 +132,13 @@ impl Session {
     }
 
     /// Sends what is gathered, and `last` behind it, in one go.
-    fn send(&self, last: Option<(Statement, Vec<Value>)>) -> Result<Vec<Row>> {
+    fn send(&self, last: Option<&(Statement, Vec<Value>)>) -> Result<Vec<Row>> {
         let gathered = self.gathered.take();
         self.runtime.block_on(async {
             let executing =
                 gathered.iter().map(|(statement, values)| self.client.execute_raw(statement, values));
             let asking = async {
-                let Some((statement, values)) = &last else { return Ok(Vec::new()) };
+                let Some((statement, values)) = last else { return Ok(Vec::new()) };
                 let values: Vec<&(dyn ToSql + Sync)> = values.iter().map(|value| value as _).collect();
                 self.client.query(statement, &values).await
             };
@@ -178,7 +178,7 @@ impl Session {
 
     pub(super) fn query(&self, sql: &str, args: &[Arg<'_>]) -> Result<Vec<Row>> {
         let statement = self.prepared(sql)?;
-        self.send(Some((statement, args.iter().map(Value::from).collect())))
+        self.send(Some(&(statement, args.iter().map(Value::from).collect())))
     }
 
     fn next_id(&self) -> Result<i64> {
