@@ -14,7 +14,7 @@ mod support;
 use std::fs;
 use std::net::TcpListener;
 use std::path::PathBuf;
-use std::time::{Duration, Instant, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use aftercall::sink::{Script, Sink};
 use rusqlite::{Connection, OptionalExtension};
@@ -34,30 +34,41 @@ fn main() -> Result<()> {
     let flood = number("--flood", 20_000)?.unwrap_or(20_000);
     let files = number("--alone", 100)?.unwrap_or(100);
     let alone = Site::new()?.measure(|_, sent| Ok(sent < files))?;
-    print("alone", &alone);
+    alone.print("alone");
     let (crowded, began) = (Site::new()?, Instant::now());
     let (_taking, _silent) = crowded.crowd(flood)?;
     let beside = crowded.measure(|site, _| Ok(site.attempts("flood")? < flood))?;
-    print("beside the others", &beside);
+    beside.print("beside the others");
+    let ratio = |hundredth| percentile(&beside.accepted, hundredth) / percentile(&alone.accepted, hundredth);
     println!(
-        "ratio p50 {:.2}, p99 {:.2}; {flood} sessions of the flood written, taken and sent in {:.0} s",
-        percentile(&beside, 50) / percentile(&alone, 50),
-        percentile(&beside, 99) / percentile(&alone, 99),
+        "ratio p50 {:.2}, p99 {:.2}; the flood took {:.0} s",
+        ratio(50),
+        ratio(99),
         began.elapsed().as_secs_f64()
     );
     Ok(())
 }
 
-fn print(how: &str, times: &[f64]) {
-    println!(
-        "{how:<18} {:>5} sessions  p50 {:.0} ms  p99 {:.0} ms",
-        times.len(),
-        percentile(times, 50),
-        percentile(times, 99)
-    );
+/// Milliseconds from each file to what became of it, sorted.
+struct Times {
+    taken: Vec<f64>,
+    accepted: Vec<f64>,
 }
 
-/// Of sorted times, not none.
+impl Times {
+    fn print(&self, how: &str) {
+        let told =
+            |times| format!("p50 {:>5.0} ms, p99 {:>5.0} ms", percentile(times, 50), percentile(times, 99));
+        println!(
+            "{how:<18} {:>5} sessions  taken {}  accepted {}",
+            self.taken.len(),
+            told(&self.taken),
+            told(&self.accepted)
+        );
+    }
+}
+
+/// Of sorted times; not a number where there is none.
 fn percentile(times: &[f64], hundredth: usize) -> f64 {
     times.get((times.len() * hundredth / 100).min(times.len().saturating_sub(1))).copied().unwrap_or(f64::NAN)
 }
@@ -116,9 +127,8 @@ impl Site {
         Ok(records.unwrap_or(0) / 2)
     }
 
-    /// Puts files into the small tenant's folder for as long as `goes_on` says, told how many there were, and gives
-    /// the milliseconds from each file to its acceptance, sorted.
-    fn measure(&self, goes_on: impl Fn(&Self, usize) -> Result<bool>) -> Result<Vec<f64>> {
+    /// Puts files into the small tenant's folder for as long as `goes_on` says, told how many there were.
+    fn measure(&self, goes_on: impl Fn(&Self, usize) -> Result<bool>) -> Result<Times> {
         let mut serve = Serving::start(self.folder.path(), &self.store.to_string_lossy())?;
         while self.database().is_err() || self.attempts("small").is_err() {
             serve.running()?;
@@ -139,17 +149,26 @@ impl Site {
         while self.attempts("small")? < written.len() && since.elapsed() < PATIENCE {
             std::thread::park_timeout(PACE);
         }
+        self.times(&written)
+    }
+
+    fn times(&self, written: &[(usize, SystemTime)]) -> Result<Times> {
         let database = self.database()?;
-        let mut accepted = database.prepare(
-            "SELECT a.ended_at FROM sessions s JOIN deliveries d ON d.session = s.id JOIN attempts a ON a.delivery = d.id \
+        let mut moments = database.prepare(
+            "SELECT r.accepted_at, a.ended_at FROM sessions s JOIN revisions r ON r.session = s.id \
+             JOIN deliveries d ON d.session = s.id JOIN attempts a ON a.delivery = d.id \
              WHERE s.tenant = 'small' AND s.number = ? AND a.outcome = 'accepted'",
         )?;
-        let mut times = Vec::new();
+        let (mut taken, mut accepted) = (Vec::new(), Vec::new());
         for (number, file) in written {
-            let at: f64 = accepted.query_row([number], |row| row.get(0))?;
-            times.push(at - file.duration_since(UNIX_EPOCH)?.as_secs_f64() * 1000.0);
+            let file = file.duration_since(UNIX_EPOCH)?.as_secs_f64() * 1000.0;
+            let (first, last) =
+                moments.query_row([number], |row| Ok((row.get::<_, f64>(0)?, row.get::<_, f64>(1)?)))?;
+            taken.push(first - file);
+            accepted.push(last - file);
         }
-        times.sort_unstable_by(f64::total_cmp);
-        Ok(times)
+        taken.sort_unstable_by(f64::total_cmp);
+        accepted.sort_unstable_by(f64::total_cmp);
+        Ok(Times { taken, accepted })
     }
 }

@@ -15,14 +15,15 @@ mod dice;
 #[path = "support/serving.rs"]
 mod serving;
 mod support;
-#[expect(clippy::panic, reason = "it belongs to the tests")]
 #[path = "../tests/it/waiting.rs"]
 mod waiting;
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use aftercall::config::StorePlace;
 use aftercall::sink::{Script, Sink};
+use aftercall::store::Store;
 use arrivals::{Arrivals, UNCERTAIN};
 use cluster::postgres::{ask, database};
 use dice::Dice;
@@ -42,6 +43,8 @@ fn main() -> Result<()> {
     let script = Script { delay: Duration::from_millis(50), ..Script::default() };
     let sink = runtime.block_on(Sink::start(script))?;
     let (folder, store, began) = (tempfile::tempdir()?, database(), Instant::now());
+    // So that there is something to ask before the first instance is up.
+    drop(Store::open(&StorePlace::parse(&store))?);
     let folders: Vec<PathBuf> = (0..INSTANCES).map(|at| folder.path().join(at.to_string())).collect();
     let share = sessions.div_ceil(INSTANCES);
     for (at, folder) in folders.iter().enumerate() {

@@ -19,7 +19,6 @@ mod postfix;
 #[path = "support/serving.rs"]
 mod serving;
 mod support;
-#[expect(clippy::panic, reason = "it belongs to the tests")]
 #[path = "../tests/it/waiting.rs"]
 mod waiting;
 

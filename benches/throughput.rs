@@ -22,7 +22,6 @@ mod postfix;
 mod support;
 #[path = "support/syncs.rs"]
 mod syncs;
-#[expect(clippy::panic, reason = "it belongs to the tests")]
 #[path = "../tests/it/waiting.rs"]
 mod waiting;
 
