@@ -75,7 +75,9 @@ impl Composed {
     /// and nothing where it has none.
     pub fn around_attachment(&self, raw: &[u8]) -> (&[u8], Option<&[u8]>) {
         let encoded = encode(raw);
-        let at = if encoded.is_empty() { None } else { memmem::rfind(&self.wire, &encoded) };
+        let line = encoded.split(|byte| *byte == b'\r').next().filter(|line| !line.is_empty());
+        let mut places = line.into_iter().flat_map(|line| memmem::find_iter(&self.wire, line));
+        let at = places.find(|at| self.wire[*at..].starts_with(&encoded));
         at.map_or((&self.wire, None), |at| (&self.wire[..at], Some(&self.wire[at + encoded.len()..])))
     }
 }
@@ -216,8 +218,7 @@ fn text_part(kind: ContentType, text: &str) -> Result<SinglePart, Box<dyn std::e
 }
 
 fn attachment(parts: &Parts<'_>) -> Result<SinglePart, Box<dyn std::error::Error + Send + Sync>> {
-    let body = Body::new_with_encoding(parts.raw.to_vec(), ContentTransferEncoding::Base64)
-        .map_err(|_| "the attachment cannot be encoded")?;
+    let body = Body::dangerous_pre_encoded(encode(parts.raw), ContentTransferEncoding::Base64);
     let disposition = ContentDisposition::attachment(&attachment_name(parts.session.name));
     Ok(SinglePart::builder().header(ContentType::parse("application/json")?).header(disposition).body(body))
 }
@@ -391,6 +392,10 @@ mod tests {
             let rendered = crate::template::clean(subject).replace('\n', " ");
             let composed = composed(&tenant, &mail(&[]), &raw, &rendered, &crate::template::clean(text));
             prop_assert!(safe_text(&composed.wire).is_ok_and(str::is_ascii));
+            let (head, tail) = composed.around_attachment(&raw);
+            prop_assert_eq!(tail.is_some(), !raw.is_empty());
+            let whole = tail.map_or(head.to_vec(), |tail| join_attachment(head.to_vec(), &raw, tail));
+            prop_assert_eq!(&whole, &composed.wire);
             let message = MessageParser::default().parse(&composed.wire).unwrap();
             let names: Vec<_> = message.headers().iter().map(mail_parser::Header::name).collect();
             prop_assert_eq!(names, ["From", "To", "Subject", "Date", "Message-ID", "Reply-To", "Auto-Submitted",

@@ -31,6 +31,10 @@ pub enum Event {
     Released,
     /// A person stopped a delivery for good.
     Cancelled,
+    /// A person stopped all sending of the tenant.
+    Paused,
+    /// A person let the tenant's sending go on.
+    Resumed,
 }
 
 impl Event {
@@ -45,6 +49,8 @@ impl Event {
             Self::Held => "held",
             Self::Released => "released",
             Self::Cancelled => "cancelled",
+            Self::Paused => "paused",
+            Self::Resumed => "resumed",
         }
     }
 }

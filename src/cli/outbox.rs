@@ -6,7 +6,7 @@ use clap::Subcommand;
 
 use super::log::{FilterArguments, stamp};
 use super::table::{Format, Rows};
-use super::{Exit, Misuse, open_store};
+use super::{Exit, Misuse, open_store, tenant};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::ids::DeliveryId;
@@ -35,6 +35,18 @@ enum What {
     Release(Chosen),
     /// Never send.
     Cancel(Chosen),
+    /// Stop all sending of a tenant; sessions are taken all the same.
+    Pause(Whose),
+    /// Let a tenant's sending go on.
+    Resume(Whose),
+}
+
+/// One tenant.
+#[derive(Debug, clap::Args)]
+struct Whose {
+    /// The tenant; not needed where there is only one.
+    #[arg(long, value_name = "T")]
+    tenant: Option<String>,
 }
 
 /// Deliveries by number, or all that match a filter.
@@ -50,7 +62,9 @@ struct Chosen {
 pub(super) async fn run(config: &Config, arguments: Arguments) -> anyhow::Result<Exit> {
     let store = open_store(config)?;
     let (change, chosen) = match arguments.what {
-        None => return list(&store, &arguments.filter, arguments.format),
+        None => return list(config, &store, &arguments.filter, arguments.format),
+        Some(What::Pause(whose)) => return pause(config, &store, &whose, true).await,
+        Some(What::Resume(whose)) => return pause(config, &store, &whose, false).await,
         Some(What::Retry(chosen)) => (Change::Retry, chosen),
         Some(What::Hold(chosen)) => (Change::Hold, chosen),
         Some(What::Release(chosen)) => (Change::Release, chosen),
@@ -92,7 +106,16 @@ async fn change_all(store: &Store, filter: Filter, change: Change, by_number: bo
     Ok(exit)
 }
 
-fn list(store: &Store, filter: &FilterArguments, format: Format) -> anyhow::Result<Exit> {
+async fn pause(config: &Config, store: &Store, whose: &Whose, pause: bool) -> anyhow::Result<Exit> {
+    let tenant = tenant(config, whose.tenant.as_deref())?;
+    let changed = store.pause(tenant.name.clone(), pause, Clock::default().now()).await?;
+    let (now, before) =
+        if pause { ("is paused", "was paused already") } else { ("goes on", "was not paused") };
+    writeln!(io::stdout(), "{} {}", tenant.name, if changed { now } else { before })?;
+    Ok(Exit::Done)
+}
+
+fn list(config: &Config, store: &Store, filter: &FilterArguments, format: Format) -> anyhow::Result<Exit> {
     let mut filter = filter.filter()?;
     if filter.states.is_empty() {
         let over = [State::Accepted, State::Superseded, State::Cancelled];
@@ -115,5 +138,13 @@ fn list(store: &Store, filter: &FilterArguments, format: Format) -> anyhow::Resu
         ]);
     }
     rows.write(&mut io::stdout().lock(), format)?;
+    for tenant in config.tenants.keys() {
+        if store.is_paused(tenant)? {
+            writeln!(
+                io::stderr(),
+                "{tenant} is paused: nothing of it is sent until `aftercall outbox resume`"
+            )?;
+        }
+    }
     Ok(Exit::Done)
 }

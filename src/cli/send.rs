@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use jiff::Timestamp;
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, Semaphore, watch};
 use tokio::task::JoinHandle;
 
 use super::{Exit, Misuse, open_store, preview, tenant};
@@ -19,6 +19,7 @@ use crate::deliver::auth::tokens;
 use crate::deliver::tls::connector;
 use crate::flow::desk::Desk;
 use crate::flow::dispatch::Dispatcher;
+use crate::flow::gate::Gate;
 use crate::flow::intake::{Document, Taken, chain, take};
 use crate::flow::presence::Presence;
 use crate::flow::watch::{Seen, read_document, session_files, take_files};
@@ -72,7 +73,8 @@ pub(super) async fn run(config: &Config, arguments: Arguments) -> anyhow::Result
     loop {
         let rows = deliveries(&store, &tally.deliveries)?;
         let now = Clock::default().now();
-        if !rows.iter().any(|row| is_under_way(row, before.get(&row.id), now)) {
+        let is_over = !rows.iter().any(|row| is_under_way(row, before.get(&row.id), now));
+        if is_over || sending.gate.is_closed() || store.is_paused(&tenant.name)? {
             sending.end().await?;
             return report(&deliveries(&store, &tally.deliveries)?, tally.not_taken);
         }
@@ -95,8 +97,10 @@ pub(super) async fn send_all(desk: &Desk, store: &Store, folder: &Path) -> anyho
     let files = session_files(folder);
     let taking = take_files(desk, store, files, Timing::Now, |_| false, told);
     sending.while_taking(taking).await;
-    while !store.is_idle(desk.tenant.name.clone()).await? {
+    let mut is_paused = false;
+    while !is_paused && !store.is_idle(desk.tenant.name.clone()).await? {
         sending.pause().await?;
+        is_paused = store.is_paused(&desk.tenant.name)?;
     }
     sending.end().await?;
     let since = Filter { tenant: Some(desk.tenant.name.clone()), since: Some(started), ..Filter::default() };
@@ -114,7 +118,13 @@ pub(super) async fn send_all(desk: &Desk, store: &Store, folder: &Path) -> anyho
     )?;
     let lost =
         by_state.contains_key(State::Rejected.as_str()) || by_state.contains_key(State::Expired.as_str());
-    Ok(if lost || tally.not_taken > 0 { Exit::Failed } else { Exit::Done })
+    Ok(if lost || tally.not_taken > 0 {
+        Exit::Failed
+    } else if is_paused {
+        Exit::TryAgain
+    } else {
+        Exit::Done
+    })
 }
 
 async fn take_each(desk: &Desk, store: &Store, files: &[PathBuf]) -> anyhow::Result<Tally> {
@@ -176,6 +186,7 @@ impl Tally {
 /// The sending that goes on beside a command: ours, or that of a `serve` on the same store.
 pub(super) struct Sending {
     ours: Option<Ours>,
+    gate: Arc<Gate>,
     stop: watch::Sender<bool>,
     wake: Arc<Notify>,
 }
@@ -190,8 +201,9 @@ impl Sending {
     pub(super) async fn start(tenant: &Tenant, store: &Store) -> anyhow::Result<Self> {
         let (stop, stopped) = watch::channel(false);
         let wake = Arc::new(Notify::new());
+        let gate = Arc::new(Gate::new(tenant.relay.place(), Semaphore::MAX_PERMITS));
         let Some(lock) = store.lock_delivery(&tenant.name)? else {
-            return Ok(Self { ours: None, stop, wake });
+            return Ok(Self { ours: None, gate, stop, wake });
         };
         let clock = Clock::default();
         let presence = Presence::begin(store, &[tenant], &clock).await?;
@@ -200,13 +212,14 @@ impl Sending {
             store: store.clone(),
             instance: presence.instance,
             wake: Arc::clone(&wake),
+            gate: Arc::clone(&gate),
             clock: clock.clone(),
             tls: connector(tenant.relay.ca_file.as_deref())?,
             tokens: tokens(&tenant.relay, clock)?,
             stop: stopped,
         };
         let task = tokio::spawn(dispatcher.run());
-        Ok(Self { ours: Some(Ours { task, presence, lock }), stop, wake })
+        Ok(Self { ours: Some(Ours { task, presence, lock }), gate, stop, wake })
     }
 
     /// Lets the sender look for work while files are being taken.

@@ -15,6 +15,7 @@ use crate::deliver::auth::tokens;
 use crate::deliver::tls::connector;
 use crate::flow::desk::Desk;
 use crate::flow::dispatch::Dispatcher;
+use crate::flow::gate::{Gates, gates};
 use crate::flow::presence::Presence;
 use crate::flow::watch::Watcher;
 use crate::store::{Instance, Store, StoreError};
@@ -42,11 +43,12 @@ pub(super) async fn run(config: &Config, arguments: &Arguments) -> anyhow::Resul
         };
         locks.push(lock);
     }
+    let gates = gates(config);
     let mut presence = Presence::begin(&store, &tenants, &Clock::default()).await?;
     let (stop, stopped) = watch::channel(false);
     let mut tasks = JoinSet::new();
     for tenant in tenants {
-        start(config, tenant, &store, presence.instance, &stopped, &mut tasks).await?;
+        start(config, tenant, &gates, &store, presence.instance, &stopped, &mut tasks).await?;
     }
     info!(store = %config.store, "serving");
     let failed = tokio::select! {
@@ -71,6 +73,7 @@ pub(super) async fn run(config: &Config, arguments: &Arguments) -> anyhow::Resul
 async fn start(
     config: &Config,
     tenant: &Tenant,
+    gates: &Gates,
     store: &Store,
     instance: Instance,
     stopped: &watch::Receiver<bool>,
@@ -82,6 +85,7 @@ async fn start(
         tenant: Arc::clone(&desk.tenant),
         store: store.clone(),
         instance,
+        gate: Arc::clone(&gates[&tenant.relay.place()]),
         wake: Arc::clone(&wake),
         clock: desk.clock.clone(),
         tls: connector(tenant.relay.ca_file.as_deref())?,

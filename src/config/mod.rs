@@ -6,6 +6,7 @@
 pub mod dkim;
 pub mod oauth2;
 pub mod profile;
+pub mod rate;
 pub mod reader;
 pub mod secret;
 pub mod tenant;
@@ -15,6 +16,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 use self::profile::{Profile, SHIPPED};
+use self::rate::Budget;
 use self::reader::{Document, Problem, Section};
 use self::secret::Secret;
 use self::tenant::{Overrides, Tenant};
@@ -28,8 +30,19 @@ pub struct Config {
     pub log: LogFormat,
     /// The largest session file in octets.
     pub session_bytes: usize,
+    /// What a relay that several tenants share takes from all of them together, by `host:port`.
+    pub relays: BTreeMap<String, SharedRelay>,
     /// The tenants by name.
     pub tenants: BTreeMap<String, Tenant>,
+}
+
+/// What a relay takes from all tenants together.
+#[derive(Debug, Clone, Default)]
+pub struct SharedRelay {
+    /// The most connections at a time.
+    pub connections: Option<usize>,
+    /// The most messages in a time.
+    pub budgets: Vec<Budget>,
 }
 
 /// Where the database is.
@@ -103,6 +116,10 @@ impl Config {
                 Err(found) => problems.extend(found),
             }
         }
+        for tenant in config.tenants.values_mut() {
+            let shared = config.relays.get(&tenant.relay.place());
+            tenant.budgets.extend(shared.into_iter().flat_map(|relay| relay.budgets.clone()));
+        }
         if config.tenants.is_empty() && problems.is_empty() {
             problems
                 .push(Problem::of_file(&folder.join("tenants"), "there is no tenant; add tenants/NAME.toml"));
@@ -132,12 +149,28 @@ impl Config {
                 .integer("session_bytes", 1_000..=100_000_000)
                 .and_then(|bytes| usize::try_from(bytes).ok())
                 .unwrap_or(4_000_000),
+            relays: shared_relays(&root),
             tenants: BTreeMap::new(),
         };
         root.finish();
         problems.extend(document.into_problems());
         config
     }
+}
+
+/// `[[relays]]`: each names a relay by its `place`, as `host:port`.
+fn shared_relays(root: &Section<'_>) -> BTreeMap<String, SharedRelay> {
+    let mut relays = BTreeMap::new();
+    for section in root.sections("relays") {
+        let place: Option<String> = section.required("place");
+        let connections =
+            section.integer("connections", 1..=1024).and_then(|most| usize::try_from(most).ok());
+        let place = place.unwrap_or_default();
+        let budgets = rate::read(&section, &format!("relay {place}"));
+        section.finish();
+        relays.insert(place, SharedRelay { connections, budgets });
+    }
+    relays
 }
 
 /// `file`, or `url` with its password apart.

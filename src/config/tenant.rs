@@ -9,6 +9,7 @@ use jiff::tz::TimeZone;
 use super::dkim::{self, Dkim};
 use super::oauth2::{self, OAuth2};
 use super::profile::Profile;
+use super::rate::{self, Budget};
 use super::reader::{Document, Problem, Section};
 use super::secret::{self, Secret};
 use crate::address::{Address, BadAddress, MAX_LOCAL_OCTETS};
@@ -41,6 +42,8 @@ pub struct Tenant {
     pub templates: Option<PathBuf>,
     /// The mail server that takes the mails.
     pub relay: Relay,
+    /// How much may be sent in a time.
+    pub budgets: Vec<Budget>,
     /// When to try again, and when to stop.
     pub retry: Retry,
     /// What happens to a session without a ticket id.
@@ -246,6 +249,9 @@ fn tenant(
     let (profile, parameters) = chosen_profile(&root.section("profile"), profiles).unzip();
     let recipient = recipient(&root.section("recipient"), profile.as_ref());
     let relay = relay(&root.section("relay"), base, overrides.relay.as_ref(), sender.as_ref());
+    let rate = root.section("rate");
+    let budgets = rate::read(&rate, &format!("tenant {name}"));
+    rate.finish();
     let retry = retry(&root.section("retry"));
     let missing_ticket = missing_ticket(&root.section("missing_ticket"));
     let settle = settle(root);
@@ -271,6 +277,7 @@ fn tenant(
         parameters: parameters?,
         templates,
         relay: relay?,
+        budgets,
         retry,
         missing_ticket: missing_ticket?,
         settle,
@@ -388,8 +395,9 @@ fn relay(
     let login = login(section, base);
     let connections = section.integer("connections", 1..=64).and_then(|n| u32::try_from(n).ok()).unwrap_or(4);
     let hello = section.text("hello").or_else(|| sender.map(|sender| sender.address.domain().to_owned()));
-    let reply_timeout = section.duration("reply_timeout").unwrap_or(SignedDuration::from_mins(1));
-    let message_timeout = section.duration("message_timeout").unwrap_or(SignedDuration::from_mins(5));
+    // RFC 5321, section 4.5.3.2.
+    let reply_timeout = section.duration("reply_timeout").unwrap_or(SignedDuration::from_mins(5));
+    let message_timeout = section.duration("message_timeout").unwrap_or(SignedDuration::from_mins(10));
     section.finish();
     let tls = url.map_or(tls.unwrap_or(Tls::StartTls), |url| url.tls);
     let default_port = if tls == Tls::Implicit { 465 } else { 587 };

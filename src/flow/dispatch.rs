@@ -15,6 +15,7 @@ use tokio::task::JoinSet;
 use tokio_rustls::TlsConnector;
 use tracing::{debug, error, info, warn};
 
+use super::gate::{Gate, Way};
 use super::intake::chain;
 use crate::clock::Clock;
 use crate::config::tenant::Tenant;
@@ -22,14 +23,15 @@ use crate::deliver::connect::connect;
 use crate::deliver::smtp::{Connection, Envelope, Sent};
 use crate::oauth::Tokens;
 use crate::outbox::{Outcome, Report};
-use crate::store::{Instance, Lease, Store, StoreError, Work};
+use crate::store::{Claimed, Instance, Lease, Store, StoreError, Work};
 
 /// How often the store is asked for work that another process put there.
 const POLL: Duration = Duration::from_secs(1);
 /// How long an unused connection is kept.
 const IDLE: Duration = Duration::from_secs(10);
-/// Attempts that are recorded at a time, for each connection: one on the wire, the rest next in line.
-const LANES_PER_CONNECTION: usize = 2;
+/// Attempts that are recorded at a time, for each connection: one on the wire, the rest next in line. More of them
+/// share a commit, and more are uncertain after a kill.
+const LANES_PER_CONNECTION: usize = 4;
 
 /// Sends one tenant's deliveries.
 #[derive(Clone)]
@@ -46,6 +48,8 @@ pub struct Dispatcher {
     pub clock: Clock,
     /// TLS towards the relay.
     pub tls: TlsConnector,
+    /// The way to the relay.
+    pub gate: Arc<Gate>,
     /// What opens the relay, where it takes access tokens.
     pub tokens: Option<Tokens>,
     /// Turns true when no new attempt may begin.
@@ -174,19 +178,35 @@ impl Dispatcher {
     async fn claim(&self, queue: &Queue, pool: &Pool) -> Result<(), StoreError> {
         let mut stop = self.stop.clone();
         while !*stop.borrow() {
+            match self.gate.way() {
+                Way::Open => {}
+                Way::Probe => {
+                    self.probe(pool).await;
+                    continue;
+                }
+                Way::Closed(wait) => {
+                    pool.close(IDLE).await;
+                    tokio::select! {
+                        () = tokio::time::sleep(wait) => {}
+                        _ = stop.changed() => {}
+                    }
+                    continue;
+                }
+            }
             let room = tokio::select! {
                 room = queue.room() => room,
                 _ = stop.changed() => continue,
             };
             // Made before asking, so that what arrives after the answer still wakes.
             let woken = self.wake.notified();
-            let claimed =
-                self.store.claim(self.tenant.name.clone(), self.instance, room, self.clock.now()).await?;
-            let nothing = claimed.is_empty();
-            queue.put(claimed, room);
+            let (tenant, budgets) = (self.tenant.name.clone(), self.tenant.budgets.clone());
+            let Claimed { leases, not_before } =
+                self.store.claim(tenant, self.instance, budgets, room, self.clock.now()).await?;
+            let nothing = leases.is_empty();
+            queue.put(leases, room);
             if nothing {
                 pool.close(IDLE).await;
-                let wait = self.until_due().await?;
+                let wait = self.until(not_before).await?;
                 tokio::select! {
                     () = woken => {}
                     () = tokio::time::sleep(wait) => {}
@@ -197,8 +217,23 @@ impl Dispatcher {
         Ok(())
     }
 
-    async fn until_due(&self) -> Result<Duration, StoreError> {
-        let due = self.store.next_due(self.tenant.name.clone()).await?;
+    /// Tries the relay without a message; what is good is kept.
+    async fn probe(&self, pool: &Pool) {
+        match connect(&self.tenant.relay, &self.tls, self.tokens.as_ref()).await {
+            Ok(connection) => {
+                self.gate.works();
+                pool.put(Some(Box::new(connection)));
+            }
+            Err(unusable) => self.gate.fails(&unusable),
+        }
+    }
+
+    /// How long nothing can be claimed: until there may be room, or until something is due.
+    async fn until(&self, not_before: Option<Timestamp>) -> Result<Duration, StoreError> {
+        let due = match not_before {
+            Some(room) => Some(room),
+            None => self.store.next_due(self.tenant.name.clone()).await?,
+        };
         let wait = due.map(|due: Timestamp| due.duration_since(self.clock.now()));
         Ok(wait.map_or(POLL, |wait| Duration::try_from(wait).unwrap_or_default()).min(POLL))
     }
@@ -238,7 +273,7 @@ impl Dispatcher {
             recipient: &work.recipient,
             wire: &work.wire,
         };
-        let _permit = pool.permits.acquire().await;
+        let _permits = (pool.permits.acquire().await, self.gate.connection().await);
         if *self.stop.borrow() {
             return self.not_begun();
         }
@@ -250,14 +285,20 @@ impl Dispatcher {
         }
         let relay = &self.tenant.relay;
         match connect(relay, &self.tls, self.tokens.as_ref()).await {
-            Ok(connection) => match connection.send(envelope).await {
-                Sent::Ended(report, kept) => {
-                    pool.put(kept);
-                    report
+            Ok(connection) => {
+                self.gate.works();
+                match connection.send(envelope).await {
+                    Sent::Ended(report, kept) => {
+                        pool.put(kept);
+                        report
+                    }
+                    Sent::Stale(report) => report,
                 }
-                Sent::Stale(report) => report,
-            },
-            Err(unusable) => unusable.report(relay),
+            }
+            Err(unusable) => {
+                self.gate.fails(&unusable);
+                unusable.report(relay)
+            }
         }
     }
 

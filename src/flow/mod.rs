@@ -4,6 +4,7 @@
 
 pub mod desk;
 pub mod dispatch;
+pub mod gate;
 pub mod intake;
 pub mod presence;
 pub mod watch;

@@ -25,7 +25,7 @@ pub use self::engine::Fault;
 use self::engine::{Engine, KNOWN, Result, Row, Tx, args};
 pub use self::operate::{Change, Changed};
 pub use self::query::{AttemptRow, DeliveryRow, Filter, LogRow, QuarantineRow, RevisionRow, Story};
-pub use self::work::{Instance, Lease, Work};
+pub use self::work::{Claimed, Instance, Lease, Work};
 use self::writer::Writer;
 use crate::config::StorePlace;
 use crate::ids::SessionName;

@@ -47,6 +47,48 @@ impl Store {
         })
         .await
     }
+
+    /// Stops, or lets go on, all sending of a tenant. False when it was so already.
+    pub async fn pause(
+        &self,
+        tenant: String,
+        pause: bool,
+        now: Timestamp,
+    ) -> std::result::Result<bool, StoreError> {
+        self.write(Scope::Tenant(tenant.clone()), move |tx| {
+            if is_paused(tx, &tenant)? == pause {
+                return Ok(false);
+            }
+            let (event, sql) = if pause {
+                (Event::Paused, "INSERT INTO settings (name, value) VALUES ($1, $2)")
+            } else {
+                (Event::Resumed, "DELETE FROM settings WHERE name = $1 AND value = $2")
+            };
+            tx.execute(sql, args![&paused(&tenant), &b"paused"[..]])?;
+            append(
+                tx,
+                &tenant,
+                None,
+                &Entry { event, at: now, session: None, delivery: None, content: json!({}) },
+            )?;
+            Ok(true)
+        })
+        .await
+    }
+
+    /// Whether all sending of a tenant is stopped.
+    pub fn is_paused(&self, tenant: &str) -> std::result::Result<bool, StoreError> {
+        self.read(|tx| is_paused(tx, tenant))
+    }
+}
+
+/// The name of a tenant's setting.
+fn paused(tenant: &str) -> String {
+    format!("paused {tenant}")
+}
+
+pub(super) fn is_paused(tx: &Tx<'_>, tenant: &str) -> Result<bool> {
+    tx.any("SELECT name FROM settings WHERE name = $1", args![&paused(tenant)])
 }
 
 fn one(

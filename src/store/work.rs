@@ -8,8 +8,10 @@ use jiff::{SignedDuration, Timestamp};
 use serde_json::json;
 
 use super::engine::{Result, Tx, args};
+use super::operate;
 use super::{Scope, Store, StoreError, UNSETTLED, append, moment, session};
 use crate::compose::join_attachment;
+use crate::config::rate::Budget;
 use crate::config::tenant::Retry;
 use crate::ids::DeliveryId;
 use crate::log::{Entry, Event};
@@ -17,6 +19,9 @@ use crate::outbox::{Next, Outcome, Report, next};
 
 /// How long an instance may be silent before others take over what it holds.
 const LEASE: SignedDuration = SignedDuration::from_secs(30);
+
+/// When to ask again whether a tenant is still paused.
+const LOOK_AGAIN: SignedDuration = SignedDuration::from_secs(1);
 
 /// One process that delivers from the store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,6 +36,15 @@ pub struct Lease {
     pub delivery: DeliveryId,
     /// Which lease of it this is: the fencing token.
     pub number: i64,
+}
+
+/// What a claim gave.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Claimed {
+    /// The leases.
+    pub leases: Vec<Lease>,
+    /// When to ask again, where a budget has no room or the tenant is paused.
+    pub not_before: Option<Timestamp>,
 }
 
 /// One attempt that has begun.
@@ -78,15 +92,22 @@ impl Store {
         self.write(Scope::Nobody, move |tx| tx.execute(sql, args![instance.0])).await
     }
 
-    /// Leases up to `most` deliveries of the tenant that are due, the longest due first.
+    /// Leases up to `most` deliveries of the tenant that are due, the longest due first; fewer where a budget has
+    /// less room, and none while the tenant is paused.
     pub async fn claim(
         &self,
         tenant: String,
         instance: Instance,
+        budgets: Vec<Budget>,
         most: u32,
         now: Timestamp,
-    ) -> std::result::Result<Vec<Lease>, StoreError> {
+    ) -> std::result::Result<Claimed, StoreError> {
         self.write(Scope::Tenant(tenant.clone()), move |tx| {
+            if operate::is_paused(tx, &tenant)? {
+                let soon = now.saturating_add(LOOK_AGAIN).unwrap_or(now);
+                return Ok(Claimed { leases: Vec::new(), not_before: Some(soon) });
+            }
+            let (most, not_before) = room(tx, &budgets, most, now)?;
             let due =
                 "SELECT id, lease + 1 FROM deliveries WHERE tenant = $1 AND due <= $2 ORDER BY due LIMIT $3";
             let leases = tx.query(due, args![&tenant, now, most], |row| {
@@ -97,7 +118,11 @@ impl Store {
             for lease in &leases {
                 tx.execute(take, args![lease.number, instance.0, lease.delivery.0])?;
             }
-            Ok(leases)
+            for budget in budgets.iter().filter(|_| !leases.is_empty()) {
+                let spend = "UPDATE budgets SET used = used + $1 WHERE name = $2 AND span = $3";
+                tx.execute(spend, args![leases.len() as u64, &budget.name, budget.span.as_secs()])?;
+            }
+            Ok(Claimed { leases, not_before })
         })
         .await
     }
@@ -172,6 +197,30 @@ impl Store {
         })
         .await
     }
+}
+
+/// How many of `most` the budgets have room for; with none, also when there is room again.
+fn room(tx: &Tx<'_>, budgets: &[Budget], most: u32, now: Timestamp) -> Result<(u32, Option<Timestamp>)> {
+    let (mut most, mut not_before) = (most, None);
+    for Budget { name, span, most: limit } in budgets {
+        let seconds = span.as_secs();
+        let began = now.as_second().div_euclid(seconds) * seconds;
+        tx.execute(
+            "INSERT INTO budgets (name, span, began_at, used) VALUES ($1, $2, $3, 0) ON CONFLICT (name, span) DO UPDATE \
+             SET used = CASE WHEN budgets.began_at = excluded.began_at THEN budgets.used ELSE 0 END, \
+             began_at = excluded.began_at",
+            args![name, seconds, began],
+        )?;
+        let used = "SELECT used FROM budgets WHERE name = $1 AND span = $2";
+        let used: i64 = tx.first(used, args![name, seconds], |row| row.get(0))?.unwrap_or(0);
+        let left = u32::try_from(i64::from(*limit) - used).unwrap_or(0);
+        if left == 0 {
+            let renewed = Timestamp::from_second(began + seconds).unwrap_or(now);
+            not_before = not_before.max(Some(renewed));
+        }
+        most = most.min(left);
+    }
+    Ok((most, not_before))
 }
 
 /// An attempt, the revision's bytes, and what stands behind them in the message.

@@ -108,6 +108,16 @@ pub fn register(engine: &mut Handlebars<'_>, form: Form, language: &Arc<Language
     engine.register_helper("link", Box::new(Markup(form, link)));
 }
 
+/// What a helper writes for a literal, where that depends on the language alone; escaped for the form.
+pub(super) fn constant(helper: &str, word: &str, form: Form, language: &Language) -> Option<String> {
+    let text = match helper {
+        "label" => label(language, word, form)?,
+        "heading" => language.label(word)?.to_owned(),
+        _ => return None,
+    };
+    Some(if form == Form::Html { handlebars::html_escape(&text) } else { text })
+}
+
 /// In a text body: the label, a colon, and blanks up to the column of the values.
 fn label(language: &Language, name: &str, form: Form) -> Option<String> {
     let label = language.label(name)?;

@@ -5,6 +5,7 @@
 //! character reaches a header or a body, whatever the data held.
 
 pub mod changes;
+mod fold;
 pub mod guard;
 pub mod helpers;
 
@@ -16,6 +17,7 @@ use std::sync::Arc;
 pub use handlebars::Context;
 use handlebars::Handlebars;
 use jiff::tz::TimeZone;
+use memchr::memchr_iter;
 use serde_json::Value;
 
 use self::helpers::Form;
@@ -213,9 +215,13 @@ impl Compiled {
             let (file, source) = own_file(folder, language.tag(), name, problems)
                 .unwrap_or_else(|| (PathBuf::from(name), shipped.to_owned()));
             match guard::compile(&source, &is_helper) {
-                Ok(template) => {
+                Ok(mut template) => {
                     let used = guard::names(&template).into_iter().map(|used| (file.clone(), used));
                     names.extend(used.filter(|used| !names.contains(used)).collect::<Vec<_>>());
+                    let form = if name.ends_with(".html.hbs") { Form::Html } else { Form::Text };
+                    fold::fold(&mut template, &|helper, word| {
+                        helpers::constant(helper, word, form, &language)
+                    });
                     engine.register_template(name, template);
                 }
                 Err(refusal) => {
@@ -282,7 +288,11 @@ fn languages(folder: Option<&Path>, problems: &mut Vec<Problem>) -> Vec<(String,
 
 /// Leaves no control character but the line feed and the tab.
 pub fn clean(text: String) -> String {
-    if !text.contains(is_unwanted) {
+    let bytes = text.as_bytes();
+    let is_control = |byte: &u8| (*byte < b' ' && !matches!(byte, b'\n' | b'\t')) || *byte == 0x7f;
+    // Those beyond ASCII, U+0080 to U+009F, are 0xC2 and one octet more.
+    let beyond = memchr_iter(0xc2, bytes).any(|at| bytes.get(at + 1).is_some_and(|next| *next < 0xa0));
+    if !beyond && !bytes.iter().any(is_control) {
         return text;
     }
     text.replace("\r\n", "\n").replace(is_unwanted, "")

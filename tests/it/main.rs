@@ -6,6 +6,7 @@ mod arrivals;
 mod commands;
 mod delivery;
 mod dkim;
+mod flow;
 mod intake;
 mod layers;
 mod oauth;

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use aftercall::compose::Composed;
 use aftercall::config::StorePlace;
+use aftercall::config::rate::Budget;
 use aftercall::config::tenant::Retry;
 use aftercall::ids::{DeliveryId, Digest, SessionKey};
 use aftercall::log::FIRST;
@@ -68,6 +69,9 @@ on_both_engines! {
     two_hundred_at_once_are_all_kept_in_one_unbroken_chain,
     the_same_bytes_from_the_same_place_are_quarantined_once,
     the_last_stamp_of_a_file_is_what_is_read_back,
+    a_budget_is_shared_by_its_name_and_new_in_each_span,
+    a_paused_tenant_is_given_nothing_and_the_log_says_who_waits_for_what,
+    an_instance_that_fell_silent_begins_and_ends_nothing_more,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -104,7 +108,7 @@ impl Kept {
     }
 
     async fn claim(&self, tenant: &str, most: u32, now: Timestamp) -> Vec<Lease> {
-        self.store.claim(tenant.to_owned(), self.instance, most, now).await.unwrap()
+        self.store.claim(tenant.to_owned(), self.instance, vec![], most, now).await.unwrap().leases
     }
 
     fn row(&self, id: DeliveryId) -> DeliveryRow {
@@ -373,7 +377,9 @@ async fn senders_that_claim_at_the_same_time_share_without_overlap(engine: Engin
     let claims: Vec<_> = (0..20)
         .map(|_| {
             let (store, instance) = (kept.store.clone(), kept.instance);
-            tokio::spawn(async move { store.claim("acme".to_owned(), instance, 3, at(0)).await.unwrap() })
+            tokio::spawn(async move {
+                store.claim("acme".to_owned(), instance, vec![], 3, at(0)).await.unwrap().leases
+            })
         })
         .collect();
     let mut leased = Vec::new();
@@ -651,6 +657,38 @@ async fn a_store_of_a_later_program_is_refused_and_left_alone() {
     assert_eq!(version, 99);
 }
 
+/// The schema of the first program.
+const FIRST_SCHEMA: &str = include_str!("../../src/store/migrations/sqlite/0001_outbox_and_log.sql");
+
+#[tokio::test]
+async fn a_store_of_an_earlier_program_goes_on_where_it_was() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("aftercall.db");
+    let earlier = rusqlite::Connection::open(&path).unwrap();
+    earlier.execute_batch(FIRST_SCHEMA).unwrap();
+    let rows = "
+        INSERT INTO sessions VALUES (1, 'acme', 'main', 'call', 7, '7', NULL, x'00');
+        INSERT INTO revisions VALUES (1, 1, 0, zeroblob(32), 'call-7.json', 0, x'7b7d');
+        INSERT INTO deliveries VALUES (1, 'acme', 1, 1, 'email', '7', 'crm@example.com', '7.1@example.com', 'sending', '', NULL, 1, 1, 0, 0);
+        INSERT INTO messages VALUES (1, 'bridge@example.com', CAST('Subject: 7' AS BLOB));
+        INSERT INTO attempts (delivery, number, began_at) VALUES (1, 1, 0);
+        INSERT INTO log VALUES (1, 'acme', 1, 1, 1, '{\"number\":1}', '{}', randomblob(32));
+        PRAGMA user_version = 1;";
+    earlier.execute_batch(rows).unwrap();
+    drop(earlier);
+    let store = Store::open(&StorePlace::File(path)).unwrap();
+    assert_eq!(store.message(DeliveryId(1)).unwrap().unwrap(), b"Subject: 7");
+    let end = store.chain("acme").unwrap().remove(0).hash;
+    let instance = store.join(at(0)).await.unwrap();
+    assert_eq!(
+        store.recover("acme".to_owned(), instance, RETRY, at(0)).await.unwrap(),
+        1,
+        "its attempt is uncertain"
+    );
+    let next = store.chain("acme").unwrap().remove(1);
+    assert_eq!(next.hash, Digest::of_parts(&[&end.0, next.record.as_bytes()]), "the chain goes on");
+}
+
 #[test]
 fn what_is_no_database_is_refused_and_left_alone() {
     let folder = tempfile::tempdir().unwrap();
@@ -778,4 +816,77 @@ async fn the_last_stamp_of_a_file_is_what_is_read_back(engine: Engine) {
     assert_eq!(noted("acme"), ["a.json 2", "b.json 1"]);
     assert_eq!(noted("other"), ["a.json 9"]);
     assert!(noted("nobody").is_empty());
+}
+
+async fn a_budget_is_shared_by_its_name_and_new_in_each_span(engine: Engine) {
+    let kept = Kept::new(engine).await;
+    let budget = |name: &str, seconds, most| Budget {
+        name: name.to_owned(),
+        span: SignedDuration::from_secs(seconds),
+        most,
+    };
+    for number in 1..=9 {
+        kept.accept(first("acme", number)).await;
+        kept.accept(first("other", number)).await;
+    }
+    // Spans begin at whole tens and minutes.
+    let base = 1_800_000_000 - 1_800_000_000 % 60;
+    let claim = async |tenant: &str, second: i64| {
+        let budgets = vec![budget("relay r:25", 10, 3), budget(&format!("tenant {tenant}"), 60, 4)];
+        let now = Timestamp::from_second(base + 60 + second).unwrap();
+        let claimed = kept.store.claim(tenant.to_owned(), kept.instance, budgets, 9, now).await.unwrap();
+        (claimed.leases.len(), claimed.not_before.map(|moment| moment.as_second() - base - 60))
+    };
+    assert_eq!(claim("acme", 0).await, (3, None), "the relay's three");
+    assert_eq!(claim("other", 9).await, (0, Some(10)), "are used up for the other one too");
+    assert_eq!(claim("other", 10).await, (3, None), "a new span");
+    assert_eq!(claim("acme", 20).await, (1, None), "the fourth of the minute");
+    assert_eq!(claim("acme", 30).await, (0, Some(60)), "the tenant's own are used up");
+    assert_eq!(claim("acme", 60).await, (3, None));
+}
+
+async fn a_paused_tenant_is_given_nothing_and_the_log_says_who_waits_for_what(engine: Engine) {
+    let kept = Kept::new(engine).await;
+    let id = kept.accept(first("acme", 1)).await;
+    kept.accept(first("other", 1)).await;
+    let pause = async |pause| kept.store.pause("acme".to_owned(), pause, at(1)).await.unwrap();
+    assert!(!pause(false).await, "it is not paused");
+    assert!(pause(true).await && !pause(true).await);
+    assert!(kept.store.is_paused("acme").unwrap() && !kept.store.is_paused("other").unwrap());
+    assert_eq!(kept.claim("acme", 9, at(9)).await, []);
+    assert_eq!(kept.claim("other", 9, at(9)).await.len(), 1, "another tenant goes on");
+    assert_eq!(kept.row(id).state, State::Pending);
+    assert!(pause(false).await);
+    assert_eq!(kept.claim("acme", 9, at(9)).await.len(), 1);
+    let events = kept.store.chain("acme").unwrap().into_iter().map(|row| {
+        let record: Value = serde_json::from_str(&row.record).unwrap();
+        record["event"].as_str().unwrap().to_owned()
+    });
+    assert_eq!(events.collect::<Vec<_>>(), ["accepted", "paused", "resumed"]);
+}
+
+async fn an_instance_that_fell_silent_begins_and_ends_nothing_more(engine: Engine) {
+    let kept = Kept::new(engine).await;
+    let begun = kept.accept(first("acme", 1)).await;
+    let running = kept.begin_one("acme", at(0)).await;
+    let waiting = kept.accept(first("acme", 2)).await;
+    let leased = kept.claim_one("acme", at(0)).await;
+    let heir = kept.store.join(at(10)).await.unwrap();
+    if engine == Engine::Postgres {
+        let early = kept.store.recover("acme".to_owned(), heir, RETRY, at(20)).await.unwrap();
+        assert_eq!((early, kept.row(begun).state), (0, State::Sending), "it may still be alive");
+    }
+    assert!(kept.store.heartbeat(heir, at(40)).await.unwrap());
+    assert!(
+        !kept.store.heartbeat(kept.instance, at(41)).await.unwrap(),
+        "it is told that it was taken for dead"
+    );
+    assert!(
+        kept.store.begin_attempt(leased, at(41)).await.unwrap().is_none(),
+        "also before anything is taken over"
+    );
+    assert_eq!(kept.store.recover("acme".to_owned(), heir, RETRY, at(42)).await.unwrap(), 1);
+    assert_eq!((kept.row(begun).state, kept.row(waiting).state), (State::Uncertain, State::Pending));
+    assert_eq!(kept.finish(running, Outcome::Accepted, at(43)).await, None);
+    assert_eq!(kept.row(begun).state, State::Uncertain, "what it would have said is no longer heard");
 }

@@ -55,7 +55,10 @@ impl Relay {
 
 /// A mail server written by the test: `talk` gets each connection with its number from 1.
 pub(crate) fn server(talk: impl Fn(Talk, usize) + Send + Sync + 'static) -> u16 {
-    let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
+    server_on(TcpListener::bind(("127.0.0.1", 0)).unwrap(), talk)
+}
+
+pub(crate) fn server_on(listener: TcpListener, talk: impl Fn(Talk, usize) + Send + Sync + 'static) -> u16 {
     let port = listener.local_addr().unwrap().port();
     let talk = Arc::new(talk);
     std::thread::spawn(move || {
@@ -189,8 +192,12 @@ impl Site {
 
     /// Writes a tenant's file; its watched folder is `inbox/NAME`.
     pub(crate) fn tenant(&self, name: &str, tenant: &TenantFile<'_>) {
+        self.tenant_at(name, self.port, tenant);
+    }
+
+    /// The same with a relay at another port.
+    pub(crate) fn tenant_at(&self, name: &str, port: u16, tenant: &TenantFile<'_>) {
         let TenantFile { top, sender, recipient, profile, relay, retry, missing_ticket } = tenant;
-        let port = self.port;
         let text = format!(
             "folder = \"../inbox/{name}\"\n{top}\n[sender]\n{sender}\n[recipient]\n{recipient}\n[profile]\n{profile}\n\
              [relay]\n{relay}\nport = {port}\n[retry]\n{retry}\n[missing_ticket]\n{missing_ticket}\n"
