@@ -1,173 +1,204 @@
-//! Sessions per second, from file to logged acceptance, beside Postfix's `smtp-source` into the same `smtp-sink`.
+//! Sessions per second, from file to logged acceptance, each figure beside another of the same command.
 //!
-//! `cargo bench --bench throughput -- [--sessions N] [--growth]`
-//! needs `smtp-source` and `smtp-sink` (Debian package postfix; no service is started).
-//! With `--growth`, one store takes ten such runs, and the cost of the last is set against that of the first.
+//! `cargo bench --bench throughput -- [--sessions N] [--rounds N] [FIGURE]`, where FIGURE is one of
+//!
+//! - nothing: beside Postfix's `smtp-source` into the same `smtp-sink`;
+//! - `--growth [TIMES]`: the same again and again into one store, the last beside `smtp-source`;
+//! - `--engine postgres`: PostgreSQL and SQLite by turns, and both beside `smtp-source`;
+//! - `--durability`: with every sync to the disk and with none, by turns;
+//! - `--relay-delay [MS]`: beside what 4 and 16 connections allow to a relay that takes so long for each message.
+//!
+//! It needs `smtp-source` and `smtp-sink` (Debian package postfix; no service is started), for PostgreSQL also that
+//! package, for the durability a C compiler.
 
 #![expect(clippy::print_stdout, reason = "a measurement prints its figures")]
 
+#[path = "support/cluster.rs"]
+mod cluster;
+#[path = "support/cost.rs"]
+mod cost;
+#[path = "support/postfix.rs"]
+mod postfix;
 mod support;
+#[path = "support/syncs.rs"]
+mod syncs;
+#[path = "../tests/it/waiting.rs"]
+mod waiting;
 
-use std::error::Error;
-use std::path::Path;
-use std::process::{Child, Command, ExitStatus, Stdio};
-use std::time::{Duration, Instant};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
 
-use support::{write_config, write_sessions};
-
-type Result<T> = std::result::Result<T, Box<dyn Error>>;
+use aftercall::sink::{Script, Sink};
+use cost::{Cost, by_turns, cost_of, send_all};
+use postfix::SmtpSink;
+use support::{Result, number, write_sessions, write_tenant};
+use syncs::Syncs;
+use tempfile::TempDir;
 
 /// Connections of both programs.
 const CONNECTIONS: usize = 8;
 
 fn main() -> Result<()> {
-    let arguments: Vec<String> = std::env::args().collect();
-    let value = |name: &str| arguments.iter().position(|a| a == name).and_then(|at| arguments.get(at + 1));
-    let sessions: usize = value("--sessions").map_or(Ok(20_000), |text| text.parse())?;
-    let rounds = if arguments.iter().any(|a| a == "--growth") { 10 } else { 1 };
+    let sessions = number("--sessions", 20_000)?.unwrap_or(20_000);
+    let rounds = number("--rounds", 3)?.unwrap_or(3);
+    match std::env::args().skip_while(|word| word != "--engine").nth(1).as_deref() {
+        None | Some("sqlite") => {}
+        Some("postgres") => return postgres(sessions, rounds),
+        Some(other) => return Err(format!("there is no engine {other}").into()),
+    }
+    if std::env::args().any(|word| word == "--durability") {
+        return durability(sessions, rounds);
+    }
+    if let Some(delay) = number("--relay-delay", 50)? {
+        return relay_delay(delay);
+    }
+    growth(sessions, number("--growth", 10)?.unwrap_or(1))
+}
+
+/// A folder with a configuration.
+fn site(connections: usize) -> Result<TempDir> {
     let folder = tempfile::tempdir()?;
-    write_config(&folder.path().join("config"), &format!("connections = {CONNECTIONS}\n"))?;
-    let port = free_port()?;
-    let sink = Sink::start(port)?;
+    write_tenant(folder.path(), "bench", &format!("connections = {connections}\n"))?;
+    Ok(folder)
+}
+
+/// A path in a folder, as the text of a flag.
+fn text(folder: &Path, name: &str) -> String {
+    folder.join(name).to_string_lossy().into_owned()
+}
+
+fn print(name: &str, sessions: usize, cost: &Cost, rest: &str) {
+    let cpu = cost.cpu.as_secs_f64() * 1000.0 / sessions as f64;
+    println!("{name:<26} {:>7.0} a second  {cpu:.3} CPU s per 1,000  {rest}", cost.rate(sessions));
+}
+
+fn growth(sessions: usize, rounds: usize) -> Result<()> {
+    let (folder, sink) = (site(CONNECTIONS)?, SmtpSink::start()?);
+    let store = text(folder.path(), "store.sqlite");
+    let (mut first, mut last) = (None, None);
     for round in 0..rounds {
         let inbox = folder.path().join(format!("inbox-{round}"));
         write_sessions(&inbox, 1 + round * sessions, sessions)?;
-        let cost = ours(folder.path(), &inbox, port)?;
-        let (octets, rows) = stored(&folder.path().join("store.sqlite"))?;
-        println!(
-            "aftercall    {:>7.0} sessions/s  {:.3} CPU s per 1,000  peak {} MB  {rows} log rows  {octets} octets a mail",
-            per_second(sessions, cost.wall),
-            cost.cpu.as_secs_f64() * 1000.0 / sessions as f64,
-            cost.peak / 1024,
-        );
-        if round + 1 == rounds {
-            for keep in [true, false] {
-                let theirs = smtp_source(sessions, octets, port, keep)?;
-                println!(
-                    "smtp-source  {:>7.0} mails/s     {:.3} CPU s per 1,000  ({})  ratio {:.2}",
-                    per_second(sessions, theirs.wall),
-                    theirs.cpu.as_secs_f64() * 1000.0 / sessions as f64,
-                    if keep { "connections kept" } else { "a connection each" },
-                    theirs.wall.as_secs_f64() / cost.wall.as_secs_f64(),
-                );
-            }
-        }
+        let cost = cost_of(&mut send_all(folder.path(), &inbox, &store, sink.port))?;
+        let (octets, rows) = stored(&store)?;
+        let about = format!("peak {} MB  {rows} log rows  {octets} octets a mail", cost.peak / 1024);
+        print("aftercall", sessions, &cost, &about);
+        first.get_or_insert(cost);
+        last = Some((cost, octets));
     }
-    drop(sink);
+    if let (Some(first), Some((last, octets))) = (first, last) {
+        if rounds > 1 {
+            println!(
+                "ratio of the last to the first: {:.2}",
+                first.wall.as_secs_f64() / last.wall.as_secs_f64()
+            );
+        }
+        beside_smtp_source(sessions, octets, sink.port, &[("aftercall", last.wall)])?;
+    }
     Ok(())
 }
 
-fn per_second(count: usize, wall: Duration) -> f64 {
-    count as f64 / wall.as_secs_f64()
-}
-
-fn ours(folder: &Path, inbox: &Path, port: u16) -> Result<Cost> {
-    let child = Command::new(env!("CARGO_BIN_EXE_aftercall"))
-        .args(["send", "--tenant", "bench", "--config"])
-        .arg(folder.join("config"))
-        .arg("--store")
-        .arg(folder.join("store.sqlite"))
-        .arg("--relay")
-        .arg(format!("smtp://127.0.0.1:{port}"))
-        .arg("--all")
-        .arg(inbox)
-        .stdout(Stdio::null())
-        .spawn()?;
-    let cost = cost_of(child)?;
-    if cost.status.success() { Ok(cost) } else { Err(format!("aftercall ended with {}", cost.status).into()) }
-}
-
-fn smtp_source(mails: usize, octets: i64, port: u16, keep: bool) -> Result<Cost> {
-    let mut command = Command::new("/usr/sbin/smtp-source");
-    if keep {
-        command.arg("-d");
+/// Prints what `smtp-source` does with as many mails of this size, and the ratio of each of ours to it.
+fn beside_smtp_source(mails: usize, octets: i64, port: u16, ours: &[(&str, Duration)]) -> Result<()> {
+    for (keep, how) in [(true, "connections kept"), (false, "a connection each")] {
+        let mut command = Command::new("/usr/sbin/smtp-source");
+        if keep {
+            command.arg("-d");
+        }
+        command.args(["-s", &CONNECTIONS.to_string(), "-m", &mails.to_string(), "-l", &octets.to_string()]);
+        command.args(["-f", "bridge@example.com", "-t", "crm@example.com", &format!("127.0.0.1:{port}")]);
+        let theirs = cost_of(&mut command)?;
+        let ratios = ours
+            .iter()
+            .map(|(name, wall)| format!("{name} {:.2}", theirs.wall.as_secs_f64() / wall.as_secs_f64()));
+        let ratios: Vec<String> = ratios.collect();
+        print("smtp-source", mails, &theirs, &format!("({how})  ratio: {}", ratios.join(", ")));
     }
-    let child = command
-        .args(["-s", &CONNECTIONS.to_string(), "-m", &mails.to_string(), "-l", &octets.to_string()])
-        .args(["-f", "bridge@example.com", "-t", "crm@example.com", &format!("127.0.0.1:{port}")])
-        .spawn()?;
-    let cost = cost_of(child)?;
-    if cost.status.success() {
-        Ok(cost)
-    } else {
-        Err(format!("smtp-source ended with {}", cost.status).into())
-    }
+    Ok(())
 }
 
-/// The mean size of a mail, and the rows of the log.
-fn stored(store: &Path) -> Result<(i64, i64)> {
+/// The mean size of a mail, its attachment in base64, and the rows of the log.
+fn stored(store: &str) -> Result<(i64, i64)> {
     let connection = rusqlite::Connection::open(store)?;
-    let octets = connection.query_row("SELECT CAST(avg(length(head) + length(tail)) AS INTEGER) FROM (SELECT head, tail FROM messages ORDER BY delivery DESC LIMIT 2000)", [], |row| row.get(0))?;
+    let sizes = "SELECT length(head) + ifnull((length(raw) + 2) / 3 * 4 * 78 / 76 + length(tail), 0) AS size \
+                 FROM messages m JOIN deliveries d ON d.id = m.delivery JOIN revisions r ON r.id = d.revision \
+                 ORDER BY delivery DESC LIMIT 2000";
+    let mean = format!("SELECT CAST(avg(size) AS INTEGER) FROM ({sizes})");
+    let octets = connection.query_row(&mean, [], |row| row.get(0))?;
     Ok((octets, connection.query_row("SELECT count(*) FROM log", [], |row| row.get(0))?))
 }
 
-struct Sink(Child);
+fn inbox(folder: &Path, sessions: usize) -> Result<PathBuf> {
+    let inbox = folder.join("inbox");
+    write_sessions(&inbox, 1, sessions)?;
+    Ok(inbox)
+}
 
-impl Sink {
-    fn start(port: u16) -> Result<Self> {
-        // It wants to run as somebody else only when it is started by root.
-        let is_root = std::os::unix::fs::MetadataExt::uid(&std::fs::metadata("/proc/self")?) == 0;
-        let user: &[&str] = if is_root { &["-u", "nobody"] } else { &[] };
-        let mut command = Command::new("/usr/sbin/smtp-sink");
-        let mut child = command.args(user).args([&format!("127.0.0.1:{port}"), "1000"]).spawn()?;
-        while std::net::TcpStream::connect(("127.0.0.1", port)).is_err() {
-            if let Some(status) = child.try_wait()? {
-                return Err(format!("smtp-sink ended with {status}").into());
-            }
-            std::thread::park_timeout(Duration::from_millis(10));
-        }
-        Ok(Self(child))
+fn postgres(sessions: usize, rounds: usize) -> Result<()> {
+    let (folder, sink) = (site(CONNECTIONS)?, SmtpSink::start()?);
+    let inbox = inbox(folder.path(), sessions)?;
+    let file = |round| text(folder.path(), &format!("store-{round}.sqlite"));
+    let [server, sqlite] = by_turns(rounds, |which, round| {
+        let (name, store) = if which == 0 {
+            ("on PostgreSQL", cluster::postgres::database())
+        } else {
+            ("on SQLite", file(round))
+        };
+        let cost = cost_of(&mut send_all(folder.path(), &inbox, &store, sink.port))?;
+        print(name, sessions, &cost, &format!("peak {} MB", cost.peak / 1024));
+        Ok(cost)
+    })?;
+    println!("ratio of PostgreSQL to SQLite: {:.2}", sqlite.as_secs_f64() / server.as_secs_f64());
+    let rounds = u32::try_from(rounds)?;
+    let (octets, _) = stored(&file(0))?;
+    beside_smtp_source(
+        sessions,
+        octets,
+        sink.port,
+        &[("PostgreSQL", server / rounds), ("SQLite", sqlite / rounds)],
+    )
+}
+
+fn durability(sessions: usize, rounds: usize) -> Result<()> {
+    let (folder, sink) = (site(CONNECTIONS)?, SmtpSink::start()?);
+    let inbox = inbox(folder.path(), sessions)?;
+    let syncs = Syncs::compile(folder.path())?;
+    let [durable, careless] = by_turns(rounds, |which, round| {
+        let store = text(folder.path(), &format!("store-{which}-{round}.sqlite"));
+        let mut command = send_all(folder.path(), &inbox, &store, sink.port);
+        syncs.watch(&mut command, which == 0);
+        let cost = cost_of(&mut command)?;
+        let name = if which == 0 { "with every sync" } else { "with none" };
+        print(name, sessions, &cost, &format!("{} syncs asked for", syncs.count()?));
+        Ok(cost)
+    })?;
+    println!("ratio of durable to not: {:.2}", careless.as_secs_f64() / durable.as_secs_f64());
+    Ok(())
+}
+
+/// How long a run to a slow relay lasts at least, so that the start of the program does not count.
+const SLOW_SECONDS: usize = 20;
+
+fn relay_delay(milliseconds: usize) -> Result<()> {
+    let runtime = tokio::runtime::Runtime::new()?;
+    let delay = Duration::from_millis(milliseconds.max(1) as u64);
+    let script = Script { delay, forgetful: true, ..Script::default() };
+    let sink = runtime.block_on(Sink::start(script))?;
+    for connections in [4, 16] {
+        let allowed = connections as f64 / delay.as_secs_f64();
+        let sessions = SLOW_SECONDS * connections * 1000 / milliseconds.max(1);
+        let folder = site(connections)?;
+        let inbox = inbox(folder.path(), sessions)?;
+        let store = text(folder.path(), "store.sqlite");
+        let cost = cost_of(&mut send_all(folder.path(), &inbox, &store, sink.address().port()))?;
+        let ratio = cost.rate(sessions) / allowed;
+        print(
+            &format!("{connections} connections, {milliseconds} ms"),
+            sessions,
+            &cost,
+            &format!("{allowed:.0} a second allowed  ratio {ratio:.3}"),
+        );
     }
-}
-
-impl Drop for Sink {
-    fn drop(&mut self) {
-        drop(self.0.kill());
-        drop(self.0.wait());
-    }
-}
-
-/// What a finished child process cost.
-struct Cost {
-    /// How it ended.
-    status: ExitStatus,
-    /// From start to end.
-    wall: Duration,
-    /// User and system time, to a hundredth of a second.
-    cpu: Duration,
-    /// The largest resident set in kilobytes.
-    peak: u64,
-}
-
-/// Waits for a child and says what it cost. No other child may end meanwhile.
-fn cost_of(mut child: Child) -> std::io::Result<Cost> {
-    let (began, before) = (Instant::now(), children_ticks()?);
-    let mut peak = 0;
-    loop {
-        peak = peak.max(resident_peak(child.id()).unwrap_or(0));
-        if let Some(status) = child.try_wait()? {
-            let cpu = Duration::from_millis((children_ticks()? - before) * 10);
-            return Ok(Cost { status, wall: began.elapsed(), cpu, peak });
-        }
-        std::thread::park_timeout(Duration::from_millis(5));
-    }
-}
-
-/// proc(5): cutime and cstime of this process, in ticks of a hundredth of a second.
-fn children_ticks() -> std::io::Result<u64> {
-    let stat = std::fs::read_to_string("/proc/self/stat")?;
-    let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
-    Ok([13, 14].iter().filter_map(|at| fields.get(*at)?.parse::<u64>().ok()).sum())
-}
-
-/// proc(5): VmHWM in kilobytes.
-fn resident_peak(process: u32) -> Option<u64> {
-    let status = std::fs::read_to_string(format!("/proc/{process}/status")).ok()?;
-    let line = status.lines().find(|line| line.starts_with("VmHWM:"))?;
-    line.split_whitespace().nth(1)?.parse().ok()
-}
-
-/// A free TCP port of 127.0.0.1.
-fn free_port() -> std::io::Result<u16> {
-    Ok(std::net::TcpListener::bind(("127.0.0.1", 0))?.local_addr()?.port())
+    Ok(())
 }

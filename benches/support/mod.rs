@@ -1,8 +1,31 @@
-//! What the measurements share: sessions in any number, and a configuration.
+//! What all measurements share: their arguments, sessions in any number, a configuration, and the program.
 
+use std::error::Error;
 use std::fs;
 use std::io;
 use std::path::Path;
+use std::process::{Command, Stdio};
+
+pub(crate) type Result<T> = std::result::Result<T, Box<dyn Error>>;
+
+/// The number behind a flag of `cargo bench -- FLAG [NUMBER]`: `default` where the flag stands alone, none where it is
+/// not given.
+pub(crate) fn number(flag: &str, default: usize) -> Result<Option<usize>> {
+    let mut words = std::env::args().skip_while(|word| word != flag);
+    if words.next().is_none() {
+        return Ok(None);
+    }
+    let number = words.next().filter(|word| !word.starts_with("--"));
+    let parsed = number.map_or(Ok(default), |word| word.replace(['_', ','], "").parse());
+    Ok(Some(parsed.map_err(|error| format!("{flag}: {error}"))?))
+}
+
+/// The program, with the configuration in `folder` and nothing to say.
+pub(crate) fn aftercall(folder: &Path) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_aftercall"));
+    command.arg("--config").arg(folder.join("config")).args(["--log", "error"]).stdout(Stdio::null());
+    command
+}
 
 /// The samples that have a ticket id, and the id that each file's text holds.
 const SAMPLES: [(&str, &str, &str); 8] = [
@@ -27,12 +50,13 @@ pub(crate) fn write_sessions(folder: &Path, first: usize, count: usize) -> io::R
     Ok(())
 }
 
-/// Writes a configuration of one tenant; `relay` are further lines of its relay section.
-pub(crate) fn write_config(folder: &Path, relay: &str) -> io::Result<()> {
-    fs::create_dir_all(folder.join("tenants"))?;
+/// Writes a tenant's file into the configuration in `folder`. Its watched folder is `inbox-NAME`; `relay` are further
+/// lines of its relay section.
+pub(crate) fn write_tenant(folder: &Path, name: &str, relay: &str) -> io::Result<()> {
+    fs::create_dir_all(folder.join("config/tenants"))?;
     let tenant = format!(
-        "[sender]\naddress = \"bridge@example.com\"\n[recipient]\naddress = \"crm@example.com\"\n\
+        "settle = \"none\"\nfolder = \"../inbox-{name}\"\n[sender]\naddress = \"bridge@example.com\"\n[recipient]\naddress = \"crm@example.com\"\n\
          [profile]\nname = \"generic\"\n[relay]\nhost = \"127.0.0.1\"\n{relay}"
     );
-    fs::write(folder.join("tenants/bench.toml"), tenant)
+    fs::write(folder.join(format!("config/tenants/{name}.toml")), tenant)
 }

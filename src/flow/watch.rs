@@ -89,6 +89,12 @@ pub fn session_files(folder: &Path) -> Vec<Seen> {
     files
 }
 
+/// The files, and how long the look took. The wait for a thread, which other tenants' work may fill, is not in it.
+fn timed_look(folder: &Path) -> (Vec<Seen>, Duration) {
+    let began = Instant::now();
+    (session_files(folder), began.elapsed())
+}
+
 /// Media and documents beside sessions are known by their endings; the rest is told by content.
 fn may_be_session(path: &Path) -> bool {
     path.extension()
@@ -202,11 +208,12 @@ impl Watcher {
         self.store.noted_files(&self.desk.tenant.name, |path, stamp| _ = done.insert(key(&path, &stamp)))?;
         let mut before = HashMap::new();
         while !*self.stop.borrow() {
-            let began = Instant::now();
             let folder = self.folder.clone();
-            let mut seen = spawn_blocking(move || session_files(&folder)).await.unwrap_or_default();
+            let looking = spawn_blocking(move || timed_look(&folder));
+            let (mut seen, looked) = looking.await.unwrap_or_default();
+            let began = Instant::now();
             seen.retain(|file| !done.contains(&file.key()));
-            let looked = began.elapsed();
+            let looked = looked + began.elapsed();
             let (steady, moving): (Vec<Seen>, Vec<Seen>) = seen
                 .into_iter()
                 .partition(|file| file.has_rested() || before.get(&file.path) == Some(&file.stamp));

@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test ends at the first surprise")]
 
+mod arrivals;
 mod commands;
 mod crash;
 mod delivery;
@@ -22,3 +23,4 @@ mod stop;
 mod store;
 mod support;
 mod templates;
+mod waiting;

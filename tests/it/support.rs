@@ -6,7 +6,6 @@ use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 use aftercall::config::StorePlace;
 use aftercall::ids::SessionName;
@@ -17,21 +16,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
 
-/// How long anything may take before a test gives up on it.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
-
-/// Waits until `look` finds what the test waits for.
-#[expect(clippy::disallowed_methods, reason = "the one place that looks again and again")]
-pub(crate) fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
-    let began = Instant::now();
-    loop {
-        if let Some(found) = look() {
-            return found;
-        }
-        assert!(began.elapsed() < PATIENCE, "waited too long for {what}");
-        std::thread::sleep(Duration::from_millis(5));
-    }
-}
+pub(crate) use crate::waiting::{PATIENCE, until};
 
 /// A scripted mail server with the threads it runs on.
 pub(crate) struct Relay {

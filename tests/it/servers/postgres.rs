@@ -1,11 +1,12 @@
-//! One PostgreSQL for all tests of a run, with a fresh database for each that asks.
+//! One PostgreSQL for all tests of a run, with a fresh database for each that asks. The measurements in `benches` use
+//! it too.
 
 use std::path::PathBuf;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use super::{Daemon, User, free_port, need, text};
-use crate::support::until;
+use super::daemon::{Daemon, User, free_port, need, text};
+use crate::waiting::until;
 
 const USER: User = User::Any("postgres");
 
