@@ -25,7 +25,7 @@ pub(super) fn fold(template: &mut Template, known: &dyn Fn(&str, &str) -> Option
         };
         match (template.elements.last_mut(), element) {
             (Some(TemplateElement::RawString(before)), TemplateElement::RawString(text)) => {
-                before.push_str(&text)
+                before.push_str(&text);
             }
             (_, element) => {
                 template.elements.push(element);
