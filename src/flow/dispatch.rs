@@ -224,7 +224,7 @@ impl Dispatcher {
                 self.gate.works();
                 pool.put(Some(Box::new(connection)));
             }
-            Err(unusable) => self.gate.fails(&unusable),
+            Err(unusable) => self.gate.still_fails(&unusable),
         }
     }
 

@@ -108,21 +108,29 @@ impl Gate {
         *health = Health::default();
     }
 
-    /// A connection could not be used. What is said about a tenant's login is no fault of the relay's.
+    /// A connection for a message could not be used. What is said about a tenant's login is no fault of the relay's.
     pub fn fails(&self, why: &Unusable) {
         if why.stage >= Stage::Auth {
             return self.works();
         }
         let mut health = self.health();
         health.faults += 1;
-        if health.faults < FAULTS && health.closed.is_none() {
-            return;
-        }
-        let wait = health.closed.map_or(FIRST, |closed| (closed.wait * 2).min(LONGEST));
-        if health.closed.is_none() {
+        // Those that were under way when the gate closed say nothing new.
+        if health.faults >= FAULTS && health.closed.is_none() {
             warn!(relay = self.place, cause = %why, "the relay cannot be used; its deliveries wait");
+            health.closed = Some(Closed { until: Instant::now() + FIRST, wait: FIRST });
         }
-        health.closed = Some(Closed { until: Instant::now() + wait, wait });
+    }
+
+    /// A probe could not use its connection: the next one is later.
+    pub fn still_fails(&self, why: &Unusable) {
+        if why.stage >= Stage::Auth {
+            return self.works();
+        }
+        if let Some(closed) = &mut self.health().closed {
+            closed.wait = (closed.wait * 2).min(LONGEST);
+            closed.until = Instant::now() + closed.wait;
+        }
     }
 }
 
@@ -151,6 +159,11 @@ mod tests {
         assert_eq!(gate.way(), Way::Probe);
         assert!(matches!(gate.way(), Way::Closed(_)), "one probes, the others wait");
         gate.fails(&fault(Stage::Connect));
+        assert!(
+            matches!(gate.way(), Way::Closed(left) if left <= FIRST),
+            "what was under way says nothing new"
+        );
+        gate.still_fails(&fault(Stage::Connect));
         assert!(
             matches!(gate.way(), Way::Closed(left) if left > FIRST && left <= FIRST * 2),
             "longer each time"
