@@ -7,6 +7,7 @@ pub mod address;
 pub mod ids;
 
 pub mod clock;
+pub mod crash;
 
 // What comes with the program, and what may be configured.
 pub mod locale;

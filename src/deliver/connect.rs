@@ -16,6 +16,7 @@ use super::outcome::Stage;
 use super::smtp::{Connection, Offers};
 use super::stream::{Primed, Progress, Stream};
 use crate::config::tenant::{Relay, Tls};
+use crate::crash::{Step, reached};
 use crate::oauth::Tokens;
 
 /// What kept a connection from being usable, at which step.
@@ -74,6 +75,7 @@ pub async fn connect(
     let name = ClientId::Domain(relay.hello.clone());
     let client = AsyncSmtpConnection::connect_with_transport(Box::new(primed), &name);
     let client = within(relay, Stage::Hello, client).await?;
+    reached(Step::Connected);
     let said = |stage: Stage, reply: &Reply| format!("{stage}: {} {}", reply.code, reply.text());
     let replies = vec![said(Stage::Greeting, &greeting), said(Stage::Hello, &hello)];
     Ok(Connection::new(client, progress, relay, Offers::of(&hello), security, replies))

@@ -21,6 +21,7 @@ use super::outcome::{Stage, decide, enhanced};
 use super::stream::Progress;
 use crate::compose::safe_text;
 use crate::config::tenant::Relay;
+use crate::crash::{Step, reached};
 use crate::outbox::{Outcome, Report};
 
 /// A connection that is ready for a message.
@@ -190,9 +191,11 @@ impl Connection {
             self.step(Stage::Rcpt, rcpt).await?;
             self.step(Stage::Data, Data).await?;
         }
+        reached(Step::MessageAsked);
         // The time is for the answer; a slow link gets a second more for each 256 KiB of the message.
         let limit = self.message_timeout + Duration::from_secs(text.len() as u64 / 262_144);
         let answer = timeout(limit, self.client.command(Stuffed(text))).await;
+        reached(Step::AnswerRead);
         self.heard(Stage::Message, answer)
     }
 

@@ -13,6 +13,8 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::client::TlsStream;
 
+use crate::crash::{Step, part, reached};
+
 /// The most octets of one reply; RFC 5321 allows 512 a line and sets no limit to the lines.
 pub const MAX_REPLY: usize = 16 * 1024;
 
@@ -218,9 +220,16 @@ impl AsyncWrite for Primed {
         if this.progress.has_unasked() {
             return Poll::Ready(Err(io::Error::other("the server answered before it was asked")));
         }
-        let written = ready!(Pin::new(&mut this.stream).poll_write(cx, buf))?;
+        let to_write = if buf.ends_with(FINAL_DOT) { part(Step::MessageHalf, buf) } else { buf };
+        let written = ready!(Pin::new(&mut this.stream).poll_write(cx, to_write))?;
+        if written < buf.len() {
+            reached(Step::MessageHalf);
+        } else if buf.starts_with(b"MAIL ") {
+            reached(Step::EnvelopeSent);
+        }
         if written == buf.len() && (buf.ends_with(FINAL_DOT) || FINAL_DOT.ends_with(buf)) {
             this.progress.dot_sent.store(true, Ordering::Release);
+            reached(Step::MessageSent);
         }
         Poll::Ready(Ok(written))
     }

@@ -11,6 +11,7 @@ use tracing::{error, info, warn};
 
 use super::desk::Desk;
 use crate::compose::{Composed, Parts, attachment_name, fits};
+use crate::crash;
 use crate::ids::{DeliveryId, Digest, SessionKey};
 use crate::plan::{History, Mail, Plan, Timing, plan};
 use crate::session::{Fault, Reading, Session, read};
@@ -85,6 +86,7 @@ pub async fn take(
             Err(fault) => return quarantine(desk, store, &document, fault).await,
         };
         let key = accepted.key.clone();
+        crash::reached(crash::Step::Composed);
         match store.accept(*accepted).await? {
             Acceptance::Stored(delivery) => {
                 let delivered = delivery.map(|id| id.0);
@@ -154,6 +156,7 @@ impl Work {
             Reading::Session(session) => *session,
             Reading::Other(what) => return Ok(Step::Other(what)),
         };
+        crash::reached(crash::Step::SessionRead);
         let tenant = &self.desk.tenant;
         let key =
             SessionKey { tenant: tenant.name.clone(), instance: tenant.instance.clone(), name: session.name };

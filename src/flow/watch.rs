@@ -16,6 +16,7 @@ use tracing::{info, warn};
 
 use super::desk::Desk;
 use super::intake::{Document, IntakeError, Taken, take};
+use crate::crash::{Step, reached};
 use crate::ids::Digest;
 use crate::plan::Timing;
 use crate::store::{Store, StoreError};
@@ -43,6 +44,11 @@ impl Seen {
     /// Whether nobody has written to it for longer than two looks are apart.
     fn has_rested(&self) -> bool {
         self.changed.elapsed().is_ok_and(|age| age > LOOK * 2)
+    }
+
+    /// How long ago it was written to. Whoever wrote may have a clock that is ahead of ours: then by how much.
+    fn age(&self) -> Duration {
+        self.changed.elapsed().unwrap_or_else(|ahead| ahead.duration())
     }
 
     /// Names the file in this state.
@@ -114,6 +120,7 @@ pub fn read_document(path: &Path, limit: usize) -> std::io::Result<Document> {
     let room = usize::try_from(file.metadata()?.len().min(most)).unwrap_or(limit) + 1;
     let mut bytes = Vec::with_capacity(room);
     file.take(most).read_to_end(&mut bytes)?;
+    reached(Step::FileRead);
     let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
     Ok(Document { name, source: path.to_string_lossy().into_owned(), bytes: bytes.into() })
 }
@@ -228,7 +235,7 @@ impl Watcher {
         done: &mut HashSet<[u8; 16]>,
         before: &mut HashMap<PathBuf, String>,
     ) -> Result<(), StoreError> {
-        let is_patient = |file: &Seen| file.changed.elapsed().is_ok_and(|age| age < PATIENCE);
+        let is_patient = |file: &Seen| file.age() < PATIENCE;
         let mut dealt_with = Vec::new();
         let mut failed = None;
         for chunk in files.chunks(AT_ONCE * 4) {
@@ -257,7 +264,9 @@ impl Watcher {
             done.extend(dealt_with.iter().map(Seen::key));
             let noted =
                 dealt_with.drain(..).map(|file| (file.path.to_string_lossy().into_owned(), file.stamp));
+            reached(Step::ToNote);
             self.store.note_files(self.desk.tenant.name.clone(), noted.collect()).await?;
+            reached(Step::Noted);
         }
         Ok(())
     }

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use super::engine::{Arg, Result, Tx, args};
 use super::{Scope, SessionRow, Store, StoreError, append, moment, random, session};
 use crate::compose::Composed;
+use crate::crash::{Step, reached};
 use crate::ids::{DeliveryId, Digest, SessionKey};
 use crate::log::{Entry, Event};
 use crate::outbox::State;
@@ -89,7 +90,9 @@ impl Store {
     /// Stores a revision, unless it is stored already or more is known than the plan knew.
     pub async fn accept(&self, accepted: Accepted) -> std::result::Result<Acceptance, StoreError> {
         let scope = Scope::Tenant(accepted.key.tenant.clone());
-        self.write(scope, move |tx| accept(tx, &accepted)).await
+        let acceptance = self.write(scope, move |tx| accept(tx, &accepted)).await?;
+        reached(Step::Accepted);
+        Ok(acceptance)
     }
 
     /// Keeps bytes that are not a session. The same bytes from the same place are kept once; true for new ones.
@@ -170,6 +173,7 @@ fn accept(tx: &Tx<'_>, accepted: &Accepted) -> Result<Acceptance> {
         content: content(accepted),
     };
     append(tx, &accepted.key.tenant, Some(&session), &entry)?;
+    reached(Step::AcceptWritten);
     Ok(Acceptance::Stored(delivery))
 }
 

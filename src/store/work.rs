@@ -13,6 +13,7 @@ use super::{Scope, Store, StoreError, UNSETTLED, append, moment, session};
 use crate::compose::join_attachment;
 use crate::config::rate::Budget;
 use crate::config::tenant::Retry;
+use crate::crash::{Step, reached};
 use crate::ids::DeliveryId;
 use crate::log::{Entry, Event};
 use crate::outbox::{Next, Outcome, Report, next};
@@ -102,7 +103,8 @@ impl Store {
         most: u32,
         now: Timestamp,
     ) -> std::result::Result<Claimed, StoreError> {
-        self.write(Scope::Tenant(tenant.clone()), move |tx| {
+        let scope = Scope::Tenant(tenant.clone());
+        let claim = move |tx: &Tx<'_>| {
             if operate::is_paused(tx, &tenant)? {
                 let soon = now.saturating_add(LOOK_AGAIN).unwrap_or(now);
                 return Ok(Claimed { leases: Vec::new(), not_before: Some(soon) });
@@ -117,14 +119,19 @@ impl Store {
                 "UPDATE deliveries SET state = 'leased', due = NULL, lease = $1, owner = $2 WHERE id = $3";
             for lease in &leases {
                 tx.execute(take, args![lease.number, instance.0, lease.delivery.0])?;
+                reached(Step::ClaimWritten);
             }
             for budget in budgets.iter().filter(|_| !leases.is_empty()) {
                 let spend = "UPDATE budgets SET used = used + $1 WHERE name = $2 AND span = $3";
                 tx.execute(spend, args![leases.len() as u64, &budget.name, budget.span.as_secs()])?;
             }
             Ok(Claimed { leases, not_before })
-        })
-        .await
+        };
+        let claimed = self.write(scope, claim).await?;
+        if !claimed.leases.is_empty() {
+            reached(Step::Claimed);
+        }
+        Ok(claimed)
     }
 
     /// When the tenant's next delivery is due; none when none waits.
@@ -155,6 +162,9 @@ impl Store {
         now: Timestamp,
     ) -> std::result::Result<Option<Work>, StoreError> {
         let begun = self.write(Scope::Tenant(lease.tenant.clone()), move |tx| begin(tx, &lease, now)).await?;
+        if begun.is_some() {
+            reached(Step::Begun);
+        }
         Ok(begun.map(|(work, raw, tail)| match tail {
             Some(tail) => Work { wire: join_attachment(work.wire, &raw, &tail), ..work },
             None => work,
@@ -171,7 +181,9 @@ impl Store {
         now: Timestamp,
     ) -> std::result::Result<Option<Next>, StoreError> {
         let scope = Scope::Tenant(lease.tenant.clone());
-        self.write(scope, move |tx| finish(tx, &lease, attempt, &report, &retry, now)).await
+        let next = self.write(scope, move |tx| finish(tx, &lease, attempt, &report, &retry, now)).await?;
+        reached(Step::Finished);
+        Ok(next)
     }
 
     /// Takes over what dead instances have left of the tenant's: leases return, attempts without an end are
@@ -254,6 +266,7 @@ fn begin(tx: &Tx<'_>, lease: &Lease, now: Timestamp) -> Result<Option<Begun>> {
         "INSERT INTO attempts (delivery, number, began_at) VALUES ($1, $2, $3)",
         args![lease.delivery.0, work.attempt, now],
     )?;
+    reached(Step::BeginWritten);
     Ok(Some((work, raw, tail)))
 }
 
@@ -314,6 +327,7 @@ fn finish(
         content,
     };
     append(tx, &lease.tenant, Some(&session), &entry)?;
+    reached(Step::FinishWritten);
     Ok(Some(next))
 }
 

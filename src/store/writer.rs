@@ -1,6 +1,7 @@
 //! The one thread that writes: it takes whatever work waits, does it in one transaction, syncs once, and answers
 //! every caller. When one piece fails, nothing of the group is kept, and each piece is done again in a
-//! transaction of its own, so that one that fails takes nothing else with it.
+//! transaction of its own, so that one that fails takes nothing else with it. When the disk fails, nothing more is
+//! written: a sync that goes well after one that did not says nothing about what was written before.
 
 use std::sync::Arc;
 
@@ -89,17 +90,36 @@ impl Writer {
 
 fn serve(engine: &Engine, place: &Arc<StorePlace>, mut queue: mpsc::Receiver<Box<dyn Job>>) {
     let mut group = Vec::with_capacity(GROUP);
+    let mut broken = None;
     while queue.blocking_recv_many(&mut group, GROUP) > 0 {
-        let done = transaction(engine, &mut group);
+        let done = unless_broken(engine, place, &mut group, &mut broken);
         if matches!(done, Ok(true)) || group.len() == 1 {
             answer(place, group.drain(..), done);
         } else {
             for mut job in group.drain(..) {
-                let done = transaction(engine, std::slice::from_mut(&mut job));
+                let done = unless_broken(engine, place, std::slice::from_mut(&mut job), &mut broken);
                 answer(place, [job], done);
             }
         }
     }
+}
+
+/// Does the work in a transaction, unless the disk has failed before; then that failure is the answer to everything.
+fn unless_broken(
+    engine: &Engine,
+    place: &Arc<StorePlace>,
+    jobs: &mut [Box<dyn Job>],
+    broken: &mut Option<StoreError>,
+) -> std::result::Result<bool, StoreError> {
+    if let Some(fault) = broken {
+        return Err(fault.clone());
+    }
+    transaction(engine, jobs).map_err(|source| {
+        let is_of_disk = source.is_of_disk();
+        let fault = failure(place, source);
+        *broken = is_of_disk.then(|| fault.clone());
+        fault
+    })
 }
 
 /// Does all of the work and commits it, or none; false when a piece of it failed.
@@ -123,8 +143,12 @@ fn transaction(engine: &Engine, jobs: &mut [Box<dyn Job>]) -> Result<bool> {
     ended
 }
 
-fn answer(place: &Arc<StorePlace>, jobs: impl IntoIterator<Item = Box<dyn Job>>, done: Result<bool>) {
-    let fault = done.err().map(|source| failure(place, source));
+fn answer(
+    place: &Arc<StorePlace>,
+    jobs: impl IntoIterator<Item = Box<dyn Job>>,
+    done: std::result::Result<bool, StoreError>,
+) {
+    let fault = done.err();
     for job in jobs {
         job.answer(place, fault.clone());
     }

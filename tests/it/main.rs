@@ -4,7 +4,9 @@
 
 mod arrivals;
 mod commands;
+mod crash;
 mod delivery;
+mod disk;
 mod dkim;
 mod flow;
 mod intake;
@@ -14,8 +16,10 @@ mod python;
 mod readme;
 mod scenarios;
 mod servers;
+mod shim;
 mod sink;
 mod smtp;
+mod stop;
 mod store;
 mod support;
 mod templates;

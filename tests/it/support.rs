@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::Arc;
 
 use aftercall::config::StorePlace;
@@ -258,9 +258,15 @@ impl Site {
 
     /// Starts `serve`; what it says goes to `serve.log`.
     pub(crate) fn serve(&self) -> Serve {
+        self.serve_with(&[])
+    }
+
+    /// Starts `serve` with these names in its environment.
+    pub(crate) fn serve_with(&self, environment: &[(&str, &str)]) -> Serve {
         let log = File::options().create(true).append(true).open(self.path("serve.log")).unwrap();
-        let child =
-            self.command(&["serve"]).stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn().unwrap();
+        let mut command = self.command(&["serve"]);
+        command.envs(environment.iter().copied());
+        let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn().unwrap();
         Serve(Running(child))
     }
 
@@ -329,10 +335,25 @@ impl Serve {
     }
 
     /// Asks it to end and gives its exit code.
-    pub(crate) fn terminate(mut self) -> i32 {
+    pub(crate) fn terminate(self) -> i32 {
+        self.ask_to_end();
+        self.ended().code().unwrap()
+    }
+
+    /// Asks it to end.
+    pub(crate) fn ask_to_end(&self) {
         let id = self.0.0.id();
         assert!(Command::new("sh").args(["-c", &format!("kill -TERM {id}")]).status().unwrap().success());
-        until("serve to end", || self.0.0.try_wait().unwrap()).code().unwrap()
+    }
+
+    /// Whether it has ended.
+    pub(crate) fn has_ended(&mut self) -> bool {
+        self.0.0.try_wait().unwrap().is_some()
+    }
+
+    /// Waits for its end.
+    pub(crate) fn ended(mut self) -> ExitStatus {
+        until("serve to end", || self.0.0.try_wait().unwrap())
     }
 
     /// The most memory that it ever had, in kB, as Linux counts it.

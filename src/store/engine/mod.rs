@@ -68,9 +68,20 @@ pub enum Fault {
     /// A row holds what this program never wrote.
     #[error("column {0} of a row cannot be read: {1}")]
     Unreadable(usize, String),
+    /// The file system cannot hold a write-ahead log, or failed while it was set up.
+    #[error("the database cannot use a write-ahead log here; its journal mode stays {0}")]
+    NoWriteAheadLog(String),
     /// The system has no random numbers.
     #[error("no random numbers: {0}")]
     Random(String),
+}
+
+impl Fault {
+    /// Whether the disk could not read, write or sync. One that is full is none of these.
+    pub(super) fn is_of_disk(&self) -> bool {
+        let code = if let Self::Sqlite(error) = self { error.sqlite_error_code() } else { None };
+        code == Some(rusqlite::ErrorCode::SystemIoFailure)
+    }
 }
 
 /// The server's own words; the library's are only "db error".

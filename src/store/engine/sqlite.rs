@@ -7,7 +7,7 @@ use std::time::Duration;
 use rusqlite::types::{ToSqlOutput, ValueRef};
 use rusqlite::{Connection, OpenFlags, ToSql, TransactionBehavior, params_from_iter};
 
-use super::{Arg, Result};
+use super::{Arg, Fault, Result};
 
 /// The migrations in order; the schema's version is how many have run.
 pub(super) const MIGRATIONS: [&str; 2] = [
@@ -97,12 +97,17 @@ fn private(path: &Path) -> std::io::Result<()> {
     }
 }
 
-fn configure(connection: &Connection) -> rusqlite::Result<()> {
+fn configure(connection: &Connection) -> Result<()> {
     connection.busy_timeout(Duration::from_secs(30))?;
     // Messages are some 10 kB: fewer, larger pages.
     connection.pragma_update(None, "page_size", 16384)?;
     // WAL with FULL: a commit that was answered survives power loss.
-    connection.pragma_update(None, "journal_mode", "WAL")?;
+    // SQLite answers with the mode that it came to, and tells only behind the answer that the change was not kept.
+    let mut change = connection.prepare("PRAGMA journal_mode = WAL")?;
+    let modes = change.query_map([], |row| row.get(0))?.collect::<rusqlite::Result<Vec<String>>>()?;
+    if modes != ["wal"] {
+        return Err(Fault::NoWriteAheadLog(modes.concat()));
+    }
     connection.pragma_update(None, "synchronous", "FULL")?;
     connection.pragma_update(None, "foreign_keys", "ON")?;
     connection.pragma_update(None, "wal_autocheckpoint", 4000)?;

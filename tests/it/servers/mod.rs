@@ -13,7 +13,8 @@ mod submission;
 
 use std::path::Path;
 
-use daemon::{Daemon, User, free_port, logs, need, own_id, text};
+pub(crate) use daemon::User;
+use daemon::{Daemon, free_port, logs, need, own_id, text};
 
 /// The mails in a Maildir, as their server keeps them.
 fn maildir(folder: &Path) -> Vec<Vec<u8>> {
