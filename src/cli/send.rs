@@ -94,7 +94,7 @@ pub(super) async fn send_all(desk: &Desk, store: &Store, folder: &Path) -> anyho
         Ok(taken) => tally.count(&file.path.to_string_lossy(), &taken),
         Err(error) => tally.fail(&chain(&error)),
     };
-    let files = session_files(folder);
+    let files = session_files(folder, |_| true);
     let taking = take_files(desk, store, files, Timing::Now, |_| false, told);
     sending.while_taking(taking).await;
     let mut is_paused = false;

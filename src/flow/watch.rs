@@ -62,8 +62,8 @@ fn key(path: &str, stamp: &str) -> [u8; 16] {
     std::array::from_fn(|at| digest[at])
 }
 
-/// The files below `folder` that may be sessions, by path; what cannot be looked at is told and left out.
-pub fn session_files(folder: &Path) -> Vec<Seen> {
+/// The files below `folder` that may be sessions and are wanted, by path; what cannot be looked at is told and left out.
+pub fn session_files(folder: &Path, is_wanted: impl Fn(&Seen) -> bool) -> Vec<Seen> {
     let (mut folders, mut files) = (vec![folder.to_owned()], Vec::new());
     while let Some(folder) = folders.pop() {
         let entries = match std::fs::read_dir(&folder) {
@@ -81,7 +81,7 @@ pub fn session_files(folder: &Path) -> Vec<Seen> {
             if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
                 folders.push(path);
             } else if may_be_session(&path) {
-                files.extend(look_at(path));
+                files.extend(look_at(path).filter(&is_wanted));
             }
         }
     }
@@ -89,10 +89,12 @@ pub fn session_files(folder: &Path) -> Vec<Seen> {
     files
 }
 
-/// The files, and how long the look took. The wait for a thread, which other tenants' work may fill, is not in it.
-fn timed_look(folder: &Path) -> (Vec<Seen>, Duration) {
+/// The files that are not known, and how long the look took. The wait for a thread, which other tenants' work may
+/// fill, is not in it.
+fn timed_look(folder: &Path, known: &HashSet<[u8; 16]>) -> (Vec<Seen>, Duration) {
     let began = Instant::now();
-    (session_files(folder), began.elapsed())
+    let files = session_files(folder, |file| !known.contains(&file.key()));
+    (files, began.elapsed())
 }
 
 /// Media and documents beside sessions are known by their endings; the rest is told by content.
@@ -204,21 +206,19 @@ pub struct Watcher {
 impl Watcher {
     /// Watches until told to stop, or until the store fails.
     pub async fn run(mut self) -> Result<(), StoreError> {
+        // Shared with the look, which leaves out what is done: a folder may keep its files for ever.
         let mut done = HashSet::new();
         self.store.noted_files(&self.desk.tenant.name, |path, stamp| _ = done.insert(key(&path, &stamp)))?;
-        let mut before = HashMap::new();
+        let (mut done, mut before) = (Arc::new(done), HashMap::new());
         while !*self.stop.borrow() {
-            let folder = self.folder.clone();
-            let looking = spawn_blocking(move || timed_look(&folder));
-            let (mut seen, looked) = looking.await.unwrap_or_default();
-            let began = Instant::now();
-            seen.retain(|file| !done.contains(&file.key()));
-            let looked = looked + began.elapsed();
+            let (folder, known) = (self.folder.clone(), Arc::clone(&done));
+            let looking = spawn_blocking(move || timed_look(&folder, &known));
+            let (seen, looked) = looking.await.unwrap_or_default();
             let (steady, moving): (Vec<Seen>, Vec<Seen>) = seen
                 .into_iter()
                 .partition(|file| file.has_rested() || before.get(&file.path) == Some(&file.stamp));
             before = moving.into_iter().map(|file| (file.path, file.stamp)).collect();
-            self.take(steady, &mut done, &mut before).await?;
+            self.take(steady, Arc::make_mut(&mut done), &mut before).await?;
             // A large folder is looked at less often, so that looking never takes more than a tenth of the time.
             let wait = LOOK.max(looked * 9);
             tokio::select! {
