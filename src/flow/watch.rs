@@ -213,10 +213,10 @@ impl Watcher {
         while !*self.stop.borrow() {
             let (folder, known) = (self.folder.clone(), Arc::clone(&done));
             let looking = spawn_blocking(move || timed_look(&folder, &known));
-            let (seen, looked) = looking.await.unwrap_or_default();
-            let (steady, moving): (Vec<Seen>, Vec<Seen>) = seen
-                .into_iter()
-                .partition(|file| file.has_rested() || before.get(&file.path) == Some(&file.stamp));
+            let (mut steady, looked) = looking.await.unwrap_or_default();
+            let is_moving =
+                |file: &mut Seen| !file.has_rested() && before.get(&file.path) != Some(&file.stamp);
+            let moving: Vec<Seen> = steady.extract_if(.., is_moving).collect();
             before = moving.into_iter().map(|file| (file.path, file.stamp)).collect();
             self.take(steady, Arc::make_mut(&mut done), &mut before).await?;
             // A large folder is looked at less often, so that looking never takes more than a tenth of the time.
