@@ -214,7 +214,12 @@ impl Connection {
                 (Ok(_), Some(refusal)) => refusal.is_in_order = stage != Stage::Data,
                 (Err(end), None) if end.is_in_order => refusal = Some(end),
                 (Err(end), None) => return Err(end),
-                (Err(end), Some(refusal)) => refusal.is_in_order = end.is_in_order,
+                (Err(end), Some(_)) if end.is_in_order => {}
+                // Without a reply nobody knows which command the next one would answer.
+                (Err(_), Some(refusal)) => {
+                    refusal.is_in_order = false;
+                    break;
+                }
             }
         }
         refusal.map_or(Ok(()), Err)
