@@ -62,7 +62,7 @@ struct Chosen {
 pub(super) async fn run(config: &Config, arguments: Arguments) -> anyhow::Result<Exit> {
     let store = open_store(config)?;
     let (change, chosen) = match arguments.what {
-        None => return list(config, &store, &arguments.filter, arguments.format),
+        None => return list(config, &store, &arguments.filter, arguments.format).await,
         Some(What::Pause(whose)) => return pause(config, &store, &whose, true).await,
         Some(What::Resume(whose)) => return pause(config, &store, &whose, false).await,
         Some(What::Retry(chosen)) => (Change::Retry, chosen),
@@ -115,7 +115,12 @@ async fn pause(config: &Config, store: &Store, whose: &Whose, pause: bool) -> an
     Ok(Exit::Done)
 }
 
-fn list(config: &Config, store: &Store, filter: &FilterArguments, format: Format) -> anyhow::Result<Exit> {
+async fn list(
+    config: &Config,
+    store: &Store,
+    filter: &FilterArguments,
+    format: Format,
+) -> anyhow::Result<Exit> {
     let mut filter = filter.filter()?;
     if filter.states.is_empty() {
         let over = [State::Accepted, State::Superseded, State::Cancelled];
@@ -139,7 +144,7 @@ fn list(config: &Config, store: &Store, filter: &FilterArguments, format: Format
     }
     rows.write(&mut io::stdout().lock(), format)?;
     for tenant in config.tenants.keys() {
-        if store.is_paused(tenant)? {
+        if store.is_paused(tenant.clone()).await? {
             writeln!(
                 io::stderr(),
                 "{tenant} is paused: nothing of it is sent until `aftercall outbox resume`"

@@ -74,7 +74,7 @@ pub(super) async fn run(config: &Config, arguments: Arguments) -> anyhow::Result
         let rows = deliveries(&store, &tally.deliveries)?;
         let now = Clock::default().now();
         let is_over = !rows.iter().any(|row| is_under_way(row, before.get(&row.id), now));
-        if is_over || sending.gate.is_closed() || store.is_paused(&tenant.name)? {
+        if is_over || sending.gate.is_closed() || store.is_paused(tenant.name.clone()).await? {
             sending.end().await?;
             return report(&deliveries(&store, &tally.deliveries)?, tally.not_taken);
         }
@@ -100,7 +100,7 @@ pub(super) async fn send_all(desk: &Desk, store: &Store, folder: &Path) -> anyho
     let mut is_paused = false;
     while !is_paused && !store.is_idle(desk.tenant.name.clone()).await? {
         sending.pause().await?;
-        is_paused = store.is_paused(&desk.tenant.name)?;
+        is_paused = store.is_paused(desk.tenant.name.clone()).await?;
     }
     sending.end().await?;
     let since = Filter { tenant: Some(desk.tenant.name.clone()), since: Some(started), ..Filter::default() };

@@ -77,8 +77,8 @@ impl Store {
     }
 
     /// Whether all sending of a tenant is stopped.
-    pub fn is_paused(&self, tenant: &str) -> std::result::Result<bool, StoreError> {
-        self.read(|tx| is_paused(tx, tenant))
+    pub async fn is_paused(&self, tenant: String) -> std::result::Result<bool, StoreError> {
+        self.write(Scope::Nobody, move |tx| is_paused(tx, &tenant)).await
     }
 }
 

@@ -852,7 +852,10 @@ async fn a_paused_tenant_is_given_nothing_and_the_log_says_who_waits_for_what(en
     let pause = async |pause| kept.store.pause("acme".to_owned(), pause, at(1)).await.unwrap();
     assert!(!pause(false).await, "it is not paused");
     assert!(pause(true).await && !pause(true).await);
-    assert!(kept.store.is_paused("acme").unwrap() && !kept.store.is_paused("other").unwrap());
+    assert!(
+        kept.store.is_paused("acme".to_owned()).await.unwrap()
+            && !kept.store.is_paused("other".to_owned()).await.unwrap()
+    );
     assert_eq!(kept.claim("acme", 9, at(9)).await, []);
     assert_eq!(kept.claim("other", 9, at(9)).await.len(), 1, "another tenant goes on");
     assert_eq!(kept.row(id).state, State::Pending);
