@@ -82,10 +82,12 @@ impl Composed {
     }
 }
 
-/// Puts a message together again: `head`, the attachment, `tail`.
-pub fn join_attachment(mut head: Vec<u8>, raw: &[u8], tail: &[u8]) -> Vec<u8> {
-    head.extend(encode(raw));
-    head.extend_from_slice(tail);
+/// Puts a message together again: its head and, where it has an attachment, that and the tail behind it.
+pub fn join_attachment(mut head: Vec<u8>, raw: Option<Vec<u8>>, tail: Option<Vec<u8>>) -> Vec<u8> {
+    if let (Some(raw), Some(tail)) = (raw, tail) {
+        head.extend(encode(&raw));
+        head.extend(tail);
+    }
     head
 }
 
@@ -394,7 +396,7 @@ mod tests {
             prop_assert!(safe_text(&composed.wire).is_ok_and(str::is_ascii));
             let (head, tail) = composed.around_attachment(&raw);
             prop_assert_eq!(tail.is_some(), !raw.is_empty());
-            let whole = tail.map_or(head.to_vec(), |tail| join_attachment(head.to_vec(), &raw, tail));
+            let whole = join_attachment(head.to_vec(), Some(raw.clone()), tail.map(<[u8]>::to_vec));
             prop_assert_eq!(&whole, &composed.wire);
             let message = MessageParser::default().parse(&composed.wire).unwrap();
             let names: Vec<_> = message.headers().iter().map(mail_parser::Header::name).collect();

@@ -205,17 +205,10 @@ impl Store {
 
     /// The bytes of a delivery's message; none where it has none.
     pub fn message(&self, id: DeliveryId) -> Answer<Option<Vec<u8>>> {
-        let sql = "SELECT m.head, m.tail, r.raw FROM messages m JOIN deliveries d ON d.id = m.delivery \
+        let sql = "SELECT m.head, CASE WHEN m.tail IS NOT NULL THEN r.raw END, m.tail FROM messages m JOIN deliveries d ON d.id = m.delivery \
                    JOIN revisions r ON r.id = d.revision WHERE m.delivery = $1";
         self.read(|tx| {
-            tx.first(sql, args![id.0], |row| {
-                let (head, tail): (Vec<u8>, Option<Vec<u8>>) = (row.get(0)?, row.get(1)?);
-                let raw: Vec<u8> = row.get(2)?;
-                Ok(match tail {
-                    Some(tail) => join_attachment(head, &raw, &tail),
-                    None => head,
-                })
-            })
+            tx.first(sql, args![id.0], |row| Ok(join_attachment(row.get(0)?, row.get(1)?, row.get(2)?)))
         })
     }
 

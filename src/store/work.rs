@@ -165,10 +165,7 @@ impl Store {
         if begun.is_some() {
             reached(Step::Begun);
         }
-        Ok(begun.map(|(work, raw, tail)| match tail {
-            Some(tail) => Work { wire: join_attachment(work.wire, &raw, &tail), ..work },
-            None => work,
-        }))
+        Ok(begun.map(|(work, raw, tail)| Work { wire: join_attachment(work.wire, raw, tail), ..work }))
     }
 
     /// Records how an attempt ended and what follows. None when the lease is no longer good: nothing changes.
@@ -236,11 +233,11 @@ fn room(tx: &Tx<'_>, budgets: &[Budget], most: u32, now: Timestamp) -> Result<(u
 }
 
 /// An attempt, the revision's bytes, and what stands behind them in the message.
-type Begun = (Work, Vec<u8>, Option<Vec<u8>>);
+type Begun = (Work, Option<Vec<u8>>, Option<Vec<u8>>);
 
 fn begin(tx: &Tx<'_>, lease: &Lease, now: Timestamp) -> Result<Option<Begun>> {
-    let sql = "SELECT d.attempts + 1, d.target, d.message_id, m.envelope_from, m.head, m.tail, \
-               CASE WHEN m.tail IS NOT NULL THEN r.raw ELSE m.head END \
+    let sql = "SELECT d.attempts + 1, d.target, d.message_id, m.envelope_from, m.head, \
+               CASE WHEN m.tail IS NOT NULL THEN r.raw END, m.tail \
                FROM deliveries d JOIN messages m ON m.delivery = d.id JOIN revisions r ON r.id = d.revision \
                WHERE d.id = $1 AND d.lease = $2 AND d.state = 'leased' \
                AND EXISTS (SELECT 1 FROM instances i WHERE i.id = d.owner)";
@@ -255,7 +252,7 @@ fn begin(tx: &Tx<'_>, lease: &Lease, now: Timestamp) -> Result<Option<Begun>> {
             recipient: row.get(1)?,
             wire: row.get(4)?,
         };
-        Ok((work, row.get(6)?, row.get(5)?))
+        Ok((work, row.get(5)?, row.get(6)?))
     })?;
     let Some((work, raw, tail)) = begun else { return Ok(None) };
     tx.execute(

@@ -8,9 +8,9 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
 
-use super::StoreError;
 use super::chains::{Chains, Scope};
-use super::engine::{Engine, Fault, Result, Tx};
+use super::engine::{Engine, Result, Tx};
+use super::{StoreError, failed};
 use crate::config::StorePlace;
 
 /// The most pieces of work in one transaction, and in the queue before callers wait.
@@ -51,7 +51,7 @@ impl<T: Send, F: FnMut(&Tx<'_>) -> Result<T> + Send> Job for Piece<T, F> {
 
     fn answer(self: Box<Self>, place: &Arc<StorePlace>, fault: Option<StoreError>) {
         let result = match (self.result, fault) {
-            (Some(Err(source)), _) => Err(failure(place, source)),
+            (Some(Err(source)), _) => Err(failed(place, source)),
             (_, Some(fault)) => Err(fault),
             (Some(Ok(value)), None) => Ok(value),
             (None, None) => Err(StoreError::Closed),
@@ -124,7 +124,7 @@ fn unless_broken(
     }
     transaction(engine, jobs).map_err(|source| {
         let is_of_disk = source.is_of_disk();
-        let fault = failure(place, source);
+        let fault = failed(place, source);
         *broken = is_of_disk.then(|| fault.clone());
         fault
     })
@@ -160,8 +160,4 @@ fn answer(
     for job in jobs {
         job.answer(place, fault.clone());
     }
-}
-
-fn failure(place: &Arc<StorePlace>, source: Fault) -> StoreError {
-    StoreError::Database { place: Arc::clone(place), source: Arc::new(source) }
 }

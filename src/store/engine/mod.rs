@@ -114,11 +114,10 @@ impl Engine {
         place: &StorePlace,
         look: impl FnOnce(&Tx<'_>) -> Result<T> + Send,
     ) -> Result<T> {
-        let chains = Chains::default();
         match place {
             StorePlace::File(path) => {
                 let engine = Self::Sqlite(sqlite::Database::open_to_read(path)?);
-                look(&Tx { engine: &engine, chains: &chains })
+                look(&Tx { engine: &engine, chains: &Chains::default() })
             }
             // The client waits within a runtime of its own, which must not be entered from another.
             StorePlace::Server(url) => std::thread::scope(|scope| {
