@@ -4,6 +4,7 @@
 //! the integrator's own. Everything wrong in all of them is told at once.
 
 pub mod dkim;
+pub mod marks;
 pub mod oauth2;
 pub mod profile;
 pub mod rate;

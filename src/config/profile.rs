@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use super::marks::{self, Mark};
 use super::reader::{Document, Problem};
 
 /// The profiles that ship, by name.
@@ -39,6 +40,8 @@ pub struct Profile {
     pub reference: Option<String>,
     /// The largest whole message in octets that the CRM takes.
     pub message_bytes: u64,
+    /// The marks of the CRM's own answers; the first that fits holds.
+    pub marks: Vec<Mark>,
 }
 
 /// Which of a ticket's names `out_ticket_id` is, and its form.
@@ -148,6 +151,7 @@ impl Profile {
                 }
             }
         }
+        let marks = marks::read(&root);
         root.finish();
         Some(Self {
             name: name.to_owned(),
@@ -164,6 +168,7 @@ impl Profile {
             reply_to: reply_to.unwrap_or(ReplyTo::Absent),
             reference,
             message_bytes: message_bytes.unwrap_or(4_000_000),
+            marks,
         })
     }
 }
