@@ -21,7 +21,7 @@ use crate::config::tenant::Tenant;
 use crate::ids::{Digest, SessionKey, SessionName};
 use crate::plan::Mail;
 use crate::template::Rendered;
-use crate::token::TokenKey;
+use crate::token::{Place, TokenKey};
 
 /// A message as the outbox keeps it and the wire carries it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -126,10 +126,16 @@ pub fn compose(
 ) -> Result<Composed, ComposeError> {
     let recipient = parts.mail.recipient.clone();
     let unique = Digest::of_parts(&[&parts.digest.0, b"email", recipient.as_str().as_bytes()]);
-    let token = key.sign(parts.session, &unique);
-    let message_id = format!("{token}@{}", tenant.sender.address.domain());
-    let envelope_from = tenant.sender.bounces.tagged(&token)?;
-    let message = message(parts, tenant, &token, &message_id, &envelope_from, now)
+    let token = |place| key.sign(parts.session, &unique, place);
+    let bounces = &tenant.sender.bounces;
+    let message_token = token(Place::MessageId);
+    let message_id = format!("{message_token}@{}", tenant.sender.address.domain());
+    let envelope_from = bounces.tagged(&token(Place::EnvelopeSender))?;
+    let reply_to = match tenant.profile.reply_to {
+        ReplyTo::Absent => None,
+        ReplyTo::Token => Some(bounces.tagged(&token(Place::ReplyTo))?),
+    };
+    let message = message(parts, tenant, &message_token, reply_to.as_ref(), now)
         .map_err(|source| ComposeError::Message { recipient: recipient.clone(), source })?;
     Ok(Composed { message_id, envelope_from, recipient, wire: message.formatted() })
 }
@@ -138,8 +144,7 @@ fn message(
     parts: &Parts<'_>,
     tenant: &Tenant,
     token: &str,
-    message_id: &str,
-    envelope_from: &Address,
+    reply_to: Option<&Address>,
     now: Timestamp,
 ) -> Result<Message, Box<dyn std::error::Error + Send + Sync>> {
     let profile = &tenant.profile;
@@ -152,9 +157,9 @@ fn message(
         .to(mailbox(None, &parts.mail.recipient)?)
         .subject(subject(parts, tenant))
         .date(SystemTime::from(now))
-        .message_id(Some(format!("<{message_id}>")));
-    if profile.reply_to == ReplyTo::Token {
-        builder = builder.reply_to(mailbox(tenant.sender.name.as_ref(), envelope_from)?);
+        .message_id(Some(format!("<{token}@{}>", tenant.sender.address.domain())));
+    if let Some(address) = reply_to {
+        builder = builder.reply_to(mailbox(tenant.sender.name.as_ref(), address)?);
     }
     // RFC 5322, section 3.6.4: the parent alone in In-Reply-To, the whole thread in References.
     if let Some(parent) = parts.mail.thread.last() {
@@ -341,7 +346,14 @@ mod tests {
         let (generic, redmine) = (tenant("name = \"generic\""), tenant("name = \"redmine\""));
         let generic = composed(&generic, &mail(&[]), b"{}", "S", "t");
         let message = MessageParser::default().parse(&generic.wire).unwrap();
-        assert!(field(&message, "Reply-To").unwrap().contains(generic.envelope_from.as_str()));
+        let reply_to = field(&message, "Reply-To").unwrap();
+        assert!(reply_to.contains("bridge+cvsn-"), "{reply_to}");
+        assert!(
+            !reply_to.contains(generic.envelope_from.as_str()),
+            "readers of the mail know no bounce address"
+        );
+        let token = generic.envelope_from.local().rsplit('+').next().unwrap();
+        assert_eq!(memmem::find(&generic.wire, token.as_bytes()), None);
         assert_eq!(field(&message, "References"), None);
         let redmine = composed(&redmine, &mail(&["m@x"]), b"{}", "S", "t");
         let message = MessageParser::default().parse(&redmine.wire).unwrap();

@@ -56,6 +56,8 @@ pub struct Tenant {
     pub limits: Limits,
     /// The key of the signed tokens; none uses the store's own.
     pub token_key: Option<Secret>,
+    /// The key before it, whose tokens still come back.
+    pub previous_token_key: Option<Secret>,
     /// The keys that sign each mail.
     pub dkim: Vec<Dkim>,
 }
@@ -263,6 +265,10 @@ fn tenant(
     }
     let limits = limits(&root.section("limits"), profile.as_ref());
     let token_key = secret::load(root, "token_key", base);
+    let previous_token_key = secret::load(root, "previous_token_key", base);
+    if previous_token_key.is_some() && token_key.is_none() {
+        root.problem("previous_token_key", "needs a token_key that took its place");
+    }
     let dkim = dkim::read(root, base, sender.as_ref());
     root.finish();
     Some(Tenant {
@@ -284,6 +290,7 @@ fn tenant(
         folder,
         limits,
         token_key,
+        previous_token_key,
         dkim,
     })
 }

@@ -25,8 +25,8 @@ pub struct Desk {
     pub templates: Arc<Templates>,
     /// The shipped templates, for a mail that the tenant's own cannot render.
     pub shipped: Arc<Templates>,
-    /// The key of its tokens.
-    pub key: TokenKey,
+    /// The keys of its tokens: the first signs, the others were used before it.
+    pub keys: Arc<[TokenKey]>,
     /// The keys that sign its mails.
     pub signers: Arc<[Signer]>,
     /// The largest session file in octets.
@@ -72,14 +72,16 @@ impl Desk {
         let templates = Arc::new(load(tenant.templates.as_deref(), &tenant.language)?);
         let own_language = tenant.templates.is_some();
         let shipped = if own_language { Arc::new(load(None, "en")?) } else { Arc::clone(&templates) };
-        let secret = match (&tenant.token_key, store) {
-            (Some(key), _) => key.expose().as_bytes().to_vec(),
-            (None, Some(store)) => store.token_secret().await?,
-            (None, None) => b"preview".to_vec(),
-        };
+        let given = [&tenant.token_key, &tenant.previous_token_key].into_iter().flatten();
+        let mut secrets: Vec<Vec<u8>> = given.map(|key| key.expose().as_bytes().to_vec()).collect();
+        match store {
+            Some(store) => secrets.push(store.token_secret().await?),
+            None if secrets.is_empty() => secrets.push(b"preview".to_vec()),
+            None => {}
+        }
         Ok(Self {
             signers: signers(tenant)?.into(),
-            key: TokenKey::new(&secret, &tenant.name),
+            keys: secrets.iter().map(|secret| TokenKey::new(secret, &tenant.name)).collect(),
             tenant: Arc::new(tenant.clone()),
             templates,
             shipped,
@@ -90,7 +92,7 @@ impl Desk {
 
     /// Makes the message of one delivery, signed; or says why there is none.
     pub fn compose(&self, parts: &Parts<'_>, now: Timestamp) -> Result<Composed, String> {
-        let composed = compose(parts, &self.tenant, &self.key, now).map_err(|fault| chain(&fault))?;
+        let composed = compose(parts, &self.tenant, &self.keys[0], now).map_err(|fault| chain(&fault))?;
         let wire = sign(&self.signers, composed.wire, now).map_err(|fault| chain(&fault))?;
         Ok(Composed { wire, ..composed })
     }

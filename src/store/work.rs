@@ -55,7 +55,7 @@ pub struct Work {
     pub lease: Lease,
     /// The attempt's number, from 1.
     pub attempt: u32,
-    /// The name of the envelope: the local part of the Message-ID.
+    /// The name of the envelope: the token of its sender.
     pub envelope_id: String,
     /// The envelope's sender.
     pub envelope_from: String,
@@ -232,27 +232,32 @@ fn room(tx: &Tx<'_>, budgets: &[Budget], most: u32, now: Timestamp) -> Result<(u
     Ok((most, not_before))
 }
 
+/// The token in an envelope's sender: what `compose` put behind the mailbox's own name.
+fn token_of(envelope_from: &str) -> &str {
+    let local = envelope_from.rsplit_once('@').map_or(envelope_from, |(local, _)| local);
+    local.rsplit_once('+').map_or(local, |(_, token)| token)
+}
+
 /// An attempt, the revision's bytes, and what stands behind them in the message.
 type Begun = (Work, Option<Vec<u8>>, Option<Vec<u8>>);
 
 fn begin(tx: &Tx<'_>, lease: &Lease, now: Timestamp) -> Result<Option<Begun>> {
-    let sql = "SELECT d.attempts + 1, d.target, d.message_id, m.envelope_from, m.head, \
+    let sql = "SELECT d.attempts + 1, d.target, m.envelope_from, m.head, \
                CASE WHEN m.tail IS NOT NULL THEN r.raw END, m.tail \
                FROM deliveries d JOIN messages m ON m.delivery = d.id JOIN revisions r ON r.id = d.revision \
                WHERE d.id = $1 AND d.lease = $2 AND d.state = 'leased' \
                AND EXISTS (SELECT 1 FROM instances i WHERE i.id = d.owner)";
     let begun = tx.first(sql, args![lease.delivery.0, lease.number], |row| {
-        let mut envelope_id: String = row.get(2)?;
-        envelope_id.truncate(envelope_id.find('@').unwrap_or(envelope_id.len()));
+        let envelope_from: String = row.get(2)?;
         let work = Work {
             lease: lease.clone(),
             attempt: row.number(0)?,
-            envelope_id,
-            envelope_from: row.get(3)?,
+            envelope_id: token_of(&envelope_from).to_owned(),
+            envelope_from,
             recipient: row.get(1)?,
-            wire: row.get(4)?,
+            wire: row.get(3)?,
         };
-        Ok((work, row.get(5)?, row.get(6)?))
+        Ok((work, row.get(4)?, row.get(5)?))
     })?;
     let Some((work, raw, tail)) = begun else { return Ok(None) };
     tx.execute(
