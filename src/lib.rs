@@ -23,6 +23,7 @@ pub mod session;
 
 pub mod log;
 pub mod outbox;
+pub mod reply;
 pub mod token;
 pub mod view;
 

@@ -8,6 +8,7 @@ pub mod marks;
 pub mod oauth2;
 pub mod profile;
 pub mod rate;
+pub mod reactions;
 pub mod reader;
 pub mod secret;
 pub mod tenant;

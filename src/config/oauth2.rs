@@ -58,7 +58,7 @@ pub(super) fn read(section: &Section<'_>, base: &Path) -> Option<OAuth2> {
 }
 
 /// Why no secret is sent there; none for a URL that is fit (RFC 6749, section 3.2).
-fn refusal(url: &Url) -> Option<&'static str> {
+pub(super) fn refusal(url: &Url) -> Option<&'static str> {
     let host = url.host_str().unwrap_or_default().trim_matches(['[', ']']);
     let is_loopback =
         host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback());

@@ -10,6 +10,7 @@ use super::dkim::{self, Dkim};
 use super::oauth2::{self, OAuth2};
 use super::profile::Profile;
 use super::rate::{self, Budget};
+use super::reactions::{self, Reactions};
 use super::reader::{Document, Problem, Section};
 use super::secret::{self, Secret};
 use crate::address::{Address, BadAddress, MAX_LOCAL_OCTETS};
@@ -60,6 +61,8 @@ pub struct Tenant {
     pub previous_token_key: Option<Secret>,
     /// The keys that sign each mail.
     pub dkim: Vec<Dkim>,
+    /// What follows mail that comes back.
+    pub reactions: Reactions,
 }
 
 /// Who the mails are from.
@@ -88,6 +91,14 @@ impl Recipient {
         match self {
             Self::Fixed(address) => Ok(address.clone()),
             Self::Ticket(before, after) => format!("{before}{ticket}{after}").parse(),
+        }
+    }
+
+    /// The domain of its addresses.
+    fn domain(&self) -> &str {
+        match self {
+            Self::Fixed(address) => address.domain(),
+            Self::Ticket(_, after) => after.rsplit_once('@').map_or(after, |(_, domain)| domain),
         }
     }
 }
@@ -270,6 +281,8 @@ fn tenant(
         root.problem("previous_token_key", "needs a token_key that took its place");
     }
     let dkim = dkim::read(root, base, sender.as_ref());
+    let domain = recipient.as_ref().map(Recipient::domain);
+    let reactions = reactions::read(&root.section("reactions"), domain, base);
     root.finish();
     Some(Tenant {
         name: name.to_owned(),
@@ -292,6 +305,7 @@ fn tenant(
         token_key,
         previous_token_key,
         dkim,
+        reactions,
     })
 }
 
