@@ -99,16 +99,21 @@ fn growth(sessions: usize, rounds: usize) -> Result<()> {
     Ok(())
 }
 
+/// `smtp-source` with so many mails of this size over so many connections, kept or a new one for each mail.
+fn smtp_source(mails: usize, octets: i64, port: u16, connections: usize, keep: bool) -> Result<Cost> {
+    let mut command = Command::new("/usr/sbin/smtp-source");
+    if keep {
+        command.arg("-d");
+    }
+    command.args(["-s", &connections.to_string(), "-m", &mails.to_string(), "-l", &octets.to_string()]);
+    command.args(["-f", "bridge@example.com", "-t", "crm@example.com", &format!("127.0.0.1:{port}")]);
+    cost_of(&mut command)
+}
+
 /// Prints what `smtp-source` does with as many mails of this size, and the ratio of each of ours to it.
 fn beside_smtp_source(mails: usize, octets: i64, port: u16, ours: &[(&str, Duration)]) -> Result<()> {
     for (keep, how) in [(true, "connections kept"), (false, "a connection each")] {
-        let mut command = Command::new("/usr/sbin/smtp-source");
-        if keep {
-            command.arg("-d");
-        }
-        command.args(["-s", &CONNECTIONS.to_string(), "-m", &mails.to_string(), "-l", &octets.to_string()]);
-        command.args(["-f", "bridge@example.com", "-t", "crm@example.com", &format!("127.0.0.1:{port}")]);
-        let theirs = cost_of(&mut command)?;
+        let theirs = smtp_source(mails, octets, port, CONNECTIONS, keep)?;
         let ratios = ours
             .iter()
             .map(|(name, wall)| format!("{name} {:.2}", theirs.wall.as_secs_f64() / wall.as_secs_f64()));
@@ -192,13 +197,14 @@ fn relay_delay(milliseconds: usize) -> Result<()> {
         let inbox = inbox(folder.path(), sessions)?;
         let store = text(folder.path(), "store.sqlite");
         let cost = cost_of(&mut send_all(folder.path(), &inbox, &store, sink.address().port()))?;
-        let ratio = cost.rate(sessions) / allowed;
-        print(
-            &format!("{connections} connections, {milliseconds} ms"),
-            sessions,
-            &cost,
-            &format!("{allowed:.0} a second allowed  ratio {ratio:.3}"),
-        );
+        let (octets, _) = stored(&store)?;
+        let theirs = smtp_source(sessions, octets, sink.address().port(), connections, true)?;
+        let name = format!("{connections} connections, {milliseconds} ms");
+        let ratio = |allowed| cost.rate(sessions) / allowed;
+        let beside = format!("{allowed:.0} a second if all else took no time  ratio {:.3}", ratio(allowed));
+        print(&name, sessions, &cost, &beside);
+        let same = theirs.rate(sessions);
+        print("smtp-source, the same", sessions, &theirs, &format!("ratio {:.3}", ratio(same)));
     }
     Ok(())
 }
