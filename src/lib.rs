@@ -21,6 +21,11 @@ pub mod oauth;
 // The way of the data, pure: bytes to session to plan to texts to message.
 pub mod session;
 
+// The way back, pure: bytes to a mail to a verdict.
+pub mod parse;
+
+pub mod classify;
+
 pub mod log;
 pub mod outbox;
 pub mod reply;

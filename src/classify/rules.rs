@@ -1,0 +1,363 @@
+//! The rule file: phrases, names and patterns by which mails are known. Data, in the order of the file.
+//!
+//! Patterns see small letters, and one blank wherever white space stands. They work on octets: `.` and classes mean
+//! one octet, text beyond ASCII is matched as it is written.
+
+use std::path::Path;
+use std::sync::LazyLock;
+
+use regex::bytes::{RegexSet, RegexSetBuilder};
+
+use super::reason::Reason;
+use super::verdict::Sub;
+use crate::config::Problems;
+use crate::config::reader::{Document, Problem, Section};
+use crate::parse::Mail;
+
+/// The name of the file, in the configuration folder.
+pub const FILE: &str = "bounce-rules.toml";
+
+const SHIPPED: &str = include_str!("../../config/bounce-rules.toml");
+
+static ONLY_SHIPPED: LazyLock<Rules> = LazyLock::new(|| {
+    let files = [(Path::new(FILE), SHIPPED)];
+    // A test holds that the shipped file is sound.
+    Rules::read(&files).unwrap_or_else(|_| Rules::empty())
+});
+
+/// The most octets of a text that patterns look at.
+const MAX_LOOKED_AT: usize = 12 << 10;
+/// What the states of one set of patterns may take of memory.
+const SET_OCTETS: usize = 16 << 20;
+
+/// What a rule says of a mail that it fits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Says {
+    /// Its sender is a mail server.
+    Daemon,
+    /// It reports a failure.
+    Bounce,
+    /// It reports that a message is late.
+    Delay,
+    /// It reports that a message arrived.
+    Delivered,
+    /// A program answered.
+    AutoReply,
+    /// A program asks for a confirmation.
+    Challenge,
+    /// Somebody complains.
+    Complaint,
+    /// It is none of these, whatever else it looks like.
+    Other,
+}
+
+const SAYS: [(&str, Says); 8] = [
+    ("daemon", Says::Daemon),
+    ("bounce", Says::Bounce),
+    ("delay", Says::Delay),
+    ("delivered", Says::Delivered),
+    ("auto-reply", Says::AutoReply),
+    ("challenge", Says::Challenge),
+    ("complaint", Says::Complaint),
+    ("other", Says::Other),
+];
+
+const SUBS: [(&str, Sub); 5] = [
+    ("vacation", Sub::Vacation),
+    ("autoack", Sub::Autoack),
+    ("address-change", Sub::AddressChange),
+    ("abuse", Sub::Abuse),
+    ("opt-out", Sub::OptOut),
+];
+
+/// One rule. It fits where each of the places that it names has one of its patterns.
+#[derive(Debug)]
+pub(super) struct Rule {
+    pub(super) name: String,
+    pub(super) says: Says,
+    pub(super) sub: Option<Sub>,
+    /// The places that it names, as bits.
+    places: u8,
+}
+
+/// One reason. It fits where its patterns, codes or both do.
+#[derive(Debug)]
+struct ReasonRule {
+    reason: Reason,
+    has_patterns: bool,
+    status: Vec<String>,
+    reply: Vec<String>,
+}
+
+/// A place in a mail where patterns look.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Place {
+    From,
+    Subject,
+    Text,
+    Header(String),
+}
+
+impl Place {
+    fn bit(&self) -> u8 {
+        match self {
+            Self::From => 1,
+            Self::Subject => 2,
+            Self::Text => 4,
+            Self::Header(_) => 8,
+        }
+    }
+}
+
+/// The patterns of one place, and the rule that each belongs to.
+#[derive(Debug)]
+struct Patterns {
+    set: RegexSet,
+    owners: Vec<usize>,
+}
+
+/// The rules, ready to be asked.
+#[derive(Debug)]
+pub struct Rules {
+    rules: Vec<Rule>,
+    places: Vec<(Place, Patterns)>,
+    reasons: Vec<ReasonRule>,
+    diagnosis: Patterns,
+}
+
+/// Patterns on their way into a set, with the places that they were read from.
+#[derive(Default)]
+struct Gathered {
+    rules: Vec<Rule>,
+    places: Vec<(Place, Vec<(String, usize)>)>,
+    reasons: Vec<ReasonRule>,
+    diagnosis: Vec<(String, usize)>,
+}
+
+impl Rules {
+    /// The rules that come with the program.
+    pub fn shipped() -> &'static Self {
+        &ONLY_SHIPPED
+    }
+
+    /// The rules of the configuration folder's file, if there is one, before those that come with the program.
+    pub fn load(folder: &Path) -> Result<Self, Problems> {
+        let file = folder.join(FILE);
+        match std::fs::read_to_string(&file) {
+            // The folder of the sources holds the shipped file itself.
+            Ok(own) if own != SHIPPED => Self::read(&[(&file, &own), (Path::new(FILE), SHIPPED)]),
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                Err(Problems(vec![Problem::of_file(&file, error)]))
+            }
+            _ => Self::read(&[(Path::new(FILE), SHIPPED)]),
+        }
+    }
+
+    /// Reads files, earlier ones first; every problem of all of them is told at once.
+    pub fn read(files: &[(&Path, &str)]) -> Result<Self, Problems> {
+        let mut gathered = Gathered::default();
+        let mut problems = Vec::new();
+        for (file, source) in files {
+            let document = Document::parse(file, source);
+            let root = document.root();
+            root.sections("rules").iter().for_each(|section| gathered.rule(section));
+            root.sections("reasons").iter().for_each(|section| gathered.reason(section));
+            root.finish();
+            problems.extend(document.into_problems());
+        }
+        if !problems.is_empty() {
+            return Err(Problems(problems));
+        }
+        let failed = |error: regex::Error| Problems(vec![Problem::of_file(Path::new(FILE), error)]);
+        let places = gathered.places.into_iter().map(|(place, found)| Ok((place, Patterns::new(found)?)));
+        Ok(Self {
+            rules: gathered.rules,
+            places: places.collect::<Result<_, _>>().map_err(failed)?,
+            reasons: gathered.reasons,
+            diagnosis: Patterns::new(gathered.diagnosis).map_err(failed)?,
+        })
+    }
+
+    fn empty() -> Self {
+        let diagnosis = Patterns { set: RegexSet::empty(), owners: Vec::new() };
+        Self { rules: Vec::new(), places: Vec::new(), reasons: Vec::new(), diagnosis }
+    }
+
+    /// Looks at a mail.
+    pub(super) fn look<'r>(&'r self, mail: &Mail) -> Evidence<'r> {
+        let mut met = vec![0_u8; self.rules.len()];
+        for (place, patterns) in &self.places {
+            let mut mark = |text: &str| {
+                for rule in patterns.owners(text) {
+                    met[rule] |= place.bit();
+                }
+            };
+            match place {
+                Place::From => mail.headers.all("from").take(2).for_each(|value| mark(&plain(value))),
+                Place::Subject => mail.headers.all("subject").take(1).for_each(|value| mark(&plain(value))),
+                Place::Text => mark(&plain(&mail.text)),
+                Place::Header(name) => mail.headers.all(name).take(4).for_each(|value| mark(&plain(value))),
+            }
+        }
+        let fitting = self.rules.iter().zip(met).filter(|(rule, met)| rule.places & !met == 0);
+        Evidence { rules: fitting.map(|(rule, _)| rule).collect() }
+    }
+
+    /// The first reason that fits what a host said and its codes.
+    pub(super) fn reason(&self, diagnosis: &str, status: Option<&str>, reply: Option<u16>) -> Option<Reason> {
+        let mut matched = vec![false; self.reasons.len()];
+        if !diagnosis.is_empty() {
+            self.diagnosis.owners(&plain(diagnosis)).for_each(|rule| matched[rule] = true);
+        }
+        let reply = reply.map(|reply| reply.to_string());
+        let fits = |(rule, matched): &(&ReasonRule, bool)| {
+            let has = |wanted: &[String], code: Option<&str>| {
+                wanted.is_empty() || code.is_some_and(|code| wanted.iter().any(|one| one == code))
+            };
+            (*matched || !rule.has_patterns) && has(&rule.status, status) && has(&rule.reply, reply.as_deref())
+        };
+        self.reasons.iter().zip(matched).find(fits).map(|(rule, _)| rule.reason)
+    }
+}
+
+/// The rules that fit a mail, in their order.
+pub(super) struct Evidence<'r> {
+    rules: Vec<&'r Rule>,
+}
+
+impl<'r> Evidence<'r> {
+    /// The first that says one of these.
+    pub(super) fn first(&self, says: &[Says]) -> Option<&'r Rule> {
+        self.rules.iter().copied().find(|rule| says.contains(&rule.says))
+    }
+
+    /// The first that says one of these and looks into the text.
+    pub(super) fn in_text(&self, says: &[Says]) -> Option<&'r Rule> {
+        let looks = |rule: &&Rule| rule.places & Place::Text.bit() != 0;
+        self.rules.iter().copied().filter(looks).find(|rule| says.contains(&rule.says))
+    }
+
+    /// The first that says one of these and looks at the header.
+    pub(super) fn in_header(&self, says: &[Says]) -> Option<&'r Rule> {
+        let looks = |rule: &&Rule| rule.places & Place::Text.bit() == 0;
+        self.rules.iter().copied().filter(looks).find(|rule| says.contains(&rule.says))
+    }
+}
+
+impl Patterns {
+    fn new(found: Vec<(String, usize)>) -> Result<Self, regex::Error> {
+        let (sources, owners): (Vec<String>, Vec<usize>) = found.into_iter().unzip();
+        Ok(Self { set: set(&sources)?, owners })
+    }
+
+    fn owners(&self, text: &str) -> impl Iterator<Item = usize> {
+        self.set.matches(text.as_bytes()).into_iter().map(|at| self.owners[at]).collect::<Vec<_>>().into_iter()
+    }
+}
+
+fn set(sources: &[String]) -> Result<RegexSet, regex::Error> {
+    RegexSetBuilder::new(sources).unicode(false).size_limit(SET_OCTETS).dfa_size_limit(SET_OCTETS).build()
+}
+
+/// Small letters, and one blank wherever white space stands, so that it does not matter where a line was wrapped.
+fn plain(text: &str) -> String {
+    let text = crate::parse::headers::cut(text, MAX_LOOKED_AT);
+    let mut out = String::with_capacity(text.len());
+    let mut is_blank = true;
+    for c in text.chars() {
+        if c.is_whitespace() {
+            if !is_blank {
+                out.push(' ');
+            }
+            is_blank = true;
+        } else {
+            is_blank = false;
+            if c.is_ascii() {
+                out.push(c.to_ascii_lowercase());
+            } else {
+                out.extend(c.to_lowercase());
+            }
+        }
+    }
+    out
+}
+
+impl Gathered {
+    fn rule(&mut self, section: &Section<'_>) {
+        let name: Option<String> = section.required("name");
+        let says = section.one_of("says", &SAYS);
+        if says.is_none() && !section.names("says") {
+            section.problem("says", "missing");
+        }
+        let sub = section.one_of("sub", &SUBS);
+        let number = self.rules.len();
+        let header = section.text("header");
+        let places = [
+            ("from", Some(Place::From)),
+            ("subject", Some(Place::Subject)),
+            ("text", Some(Place::Text)),
+            ("value", header.clone().map(Place::Header)),
+        ];
+        let mut bits = 0;
+        for (key, place) in places {
+            let patterns = patterns(section, key);
+            match place {
+                // A header without a value only has to be there.
+                Some(place @ Place::Header(_)) if patterns.is_empty() => {
+                    bits |= place.bit();
+                    self.add(place, vec![String::new()], number);
+                }
+                Some(place) if !patterns.is_empty() => {
+                    bits |= place.bit();
+                    self.add(place, patterns, number);
+                }
+                None if !patterns.is_empty() => section.problem("header", "missing; it names the field"),
+                _ => {}
+            }
+        }
+        if bits == 0 {
+            section.problem("subject", "or from, text or header must be given");
+        }
+        section.finish();
+        let name = name.unwrap_or_default();
+        self.rules.push(Rule { name, says: says.unwrap_or(Says::Other), sub, places: bits });
+    }
+
+    fn add(&mut self, place: Place, patterns: Vec<String>, number: usize) {
+        let at = self.places.iter().position(|(known, _)| *known == place).unwrap_or_else(|| {
+            self.places.push((place, Vec::new()));
+            self.places.len() - 1
+        });
+        self.places[at].1.extend(patterns.into_iter().map(|pattern| (pattern, number)));
+    }
+
+    fn reason(&mut self, section: &Section<'_>) {
+        let reason = section.one_of("reason", Reason::ALL);
+        if reason.is_none() && !section.names("reason") {
+            section.problem("reason", "missing");
+        }
+        let number = self.reasons.len();
+        let found = patterns(section, "text");
+        let (status, reply) = (section.texts("status"), section.texts("reply"));
+        if found.is_empty() && status.is_empty() && reply.is_empty() {
+            section.problem("text", "or status or reply must be given");
+        }
+        section.finish();
+        let has_patterns = !found.is_empty();
+        self.diagnosis.extend(found.into_iter().map(|pattern| (pattern, number)));
+        self.reasons.push(ReasonRule { reason: reason.unwrap_or(Reason::Undefined), has_patterns, status, reply });
+    }
+}
+
+/// The patterns of a key; one that is no pattern is a problem.
+fn patterns(section: &Section<'_>, key: &'static str) -> Vec<String> {
+    let found = section.texts(key);
+    for pattern in &found {
+        if let Err(error) = set(std::slice::from_ref(pattern)) {
+            section.problem(key, format_args!("{pattern:?} is no pattern: {error}"));
+        } else if pattern.chars().any(char::is_uppercase) && !pattern.contains('\\') {
+            section.problem(key, format_args!("{pattern:?} can never fit: texts are in small letters"));
+        }
+    }
+    found
+}

@@ -1,0 +1,108 @@
+//! A returned message that is quoted in a text, as programs do that know no MIME.
+
+use super::headers::{Headers, bare_id, field_of};
+use super::tree::header_block;
+
+/// The most lines of a quoted header that are read.
+const MAX_LINES: usize = 300;
+
+/// Names that stand in the header of a message that was on its way, and seldom in a notice's own words.
+const TELLING: [&str; 9] = [
+    "received",
+    "message-id",
+    "return-path",
+    "mime-version",
+    "content-type",
+    "dkim-signature",
+    "x-mailer",
+    "content-transfer-encoding",
+    "delivered-to",
+];
+
+/// Names that stand in any header.
+const USUAL: [&str; 12] = [
+    "from", "to", "subject", "date", "cc", "sender", "reply-to", "errors-to", "precedence", "in-reply-to",
+    "references", "organization",
+];
+
+/// Where the quoted header begins, and what it says.
+pub(super) fn find(text: &str) -> Option<(usize, Headers)> {
+    let mut at = 0;
+    while at < text.len() {
+        let (line, next) = line_at(text, at);
+        let (prefix, bare) = unquoted(line);
+        let is_start = field_of(bare).is_some_and(|(name, _)| is_known(name));
+        if is_start && let Some((block, end)) = block(&text[at..], prefix) {
+            if is_header(&block) {
+                return Some((at, header_block(block.as_bytes())));
+            }
+            // What was looked at once is not looked at again.
+            at += end;
+            continue;
+        }
+        at = next;
+    }
+    None
+}
+
+fn line_at(text: &str, at: usize) -> (&str, usize) {
+    let rest = &text[at..];
+    let (line, next) = match memchr::memchr(b'\n', rest.as_bytes()) {
+        Some(end) => (&rest[..end], at + end + 1),
+        None => (rest, text.len()),
+    };
+    (line.strip_suffix('\r').unwrap_or(line), next)
+}
+
+/// A line's quote marks and indent, and what stands behind them.
+fn unquoted(line: &str) -> (&str, &str) {
+    let bare = line.trim_start_matches(['>', '|', ' ', '\t']);
+    (&line[..line.len() - bare.len()], bare)
+}
+
+fn is_known(name: &str) -> bool {
+    TELLING.iter().chain(&USUAL).any(|known| known.eq_ignore_ascii_case(name))
+        || (name.len() > 3 && name[..2].eq_ignore_ascii_case("x-"))
+}
+
+/// The lines of a header from here on, without the quote marks, and how long they were.
+fn block(text: &str, prefix: &str) -> Option<(String, usize)> {
+    let mut block = String::new();
+    let mut at = 0;
+    for _ in 0..MAX_LINES {
+        let (line, next) = line_at(text, at);
+        let line = line.strip_prefix(prefix).unwrap_or_else(|| line.trim_start_matches(['>', '|']));
+        let is_more = line.starts_with([' ', '\t']) && !line.trim().is_empty();
+        let is_field = field_of(line).is_some_and(|(name, _)| !name.contains(['/', '<', '"', '(', '@']));
+        if at == text.len() || !(is_field || (is_more && !block.is_empty())) {
+            break;
+        }
+        block.push_str(line);
+        block.push('\n');
+        at = next;
+    }
+    (!block.is_empty()).then_some((block, at))
+}
+
+/// Three fields of a header, one of them telling, make one.
+fn is_header(block: &str) -> bool {
+    let names = || block.lines().filter_map(field_of).map(|(name, _)| name);
+    let telling = |name: &str| TELLING.iter().any(|known| known.eq_ignore_ascii_case(name));
+    names().filter(|name| is_known(name)).count() >= 3 && names().any(telling)
+}
+
+/// A `Message-ID` that a text names by itself, without a header around it.
+pub(super) fn message_id(text: &str) -> Option<&str> {
+    let bytes = text.as_bytes();
+    memchr::memmem::find_iter(bytes, b"-").filter(|at| *at >= 7).find_map(|at| {
+        let is_name = bytes[at - 7..at].eq_ignore_ascii_case(b"message")
+            && bytes.get(at + 1..at + 3).is_some_and(|id| id.eq_ignore_ascii_case(b"id"));
+        if !is_name {
+            return None;
+        }
+        let rest = text.get(at + 3..)?.trim_start_matches([':', ' ', '\t', '\r', '\n', '=', '"', '\'']);
+        let id = rest.split(|c: char| c.is_whitespace() || c == '>').next()?;
+        let id = bare_id(id);
+        (id.contains('@') && !id.starts_with('@')).then_some(id)
+    })
+}
