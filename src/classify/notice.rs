@@ -30,7 +30,7 @@ pub(super) fn judge(seen: &Seen<'_>) -> Option<Verdict> {
     let named = whom::named(seen);
     let said = codes(&seen.mail.text);
     let is_about_something = !named.is_empty() || said.reply.is_some() || seen.mail.returned.is_some();
-    if !is_about_something {
+    if !is_about_something && count < 3 {
         return None;
     }
     let rule = evidence.first(&[Says::Bounce, Says::Delay]).or(daemon);
@@ -44,7 +44,9 @@ pub(super) fn judge(seen: &Seen<'_>) -> Option<Verdict> {
 
 /// What people write in answer to a notice quotes its words.
 fn is_answer(seen: &Seen<'_>) -> bool {
-    !seen.has_empty_sender() && answers::is_reply_subject(seen.header("subject").unwrap_or_default())
+    !seen.has_empty_sender()
+        && answers::is_reply_subject(seen.header("subject").unwrap_or_default())
+        && answers::names_another(seen.mail)
 }
 
 fn recipients(seen: &Seen<'_>, kind: Kind, named: &[Named]) -> Vec<Recipient> {
@@ -55,10 +57,12 @@ fn recipients(seen: &Seen<'_>, kind: Kind, named: &[Named]) -> Vec<Recipient> {
         .iter()
         .map(|named| {
             let mut one = Recipient::new(&named.address, action);
-            one.original.clone_from(&named.original);
-            let words = if named.words.is_empty() { text } else { &named.words };
-            let notice = if is_alone { text.as_str() } else { "" };
-            explain(&mut one, codes(words).status.map(str::to_owned), words, notice, seen.rules);
+            // What the host said may stand before the address as well as behind it.
+            let said = codes(&named.words);
+            let is_silent = said.reply.is_none() && said.status.is_none();
+            let is_before = is_alone && is_silent && codes(text).reply.is_some();
+            let words = if named.words.is_empty() || is_before { text } else { &named.words };
+            explain(&mut one, codes(words).status.map(str::to_owned), words, text, seen.rules);
             one
         })
         .collect();

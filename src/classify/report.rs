@@ -16,7 +16,9 @@ pub(super) const MAX_WORDS: usize = 500;
 /// RFC 3464: the action belongs to the recipient; the mail takes the worst.
 pub(super) fn delivery(seen: &Seen<'_>) -> Option<Verdict> {
     let mail = seen.mail;
-    if mail.problems.contains(&Problem::NestedReport) && is_forwarded(seen) {
+    let is_nested = mail.problems.contains(&Problem::NestedReport);
+    // Challenges come as reports, so that nobody answers them.
+    if (is_nested && is_forwarded(seen)) || seen.evidence.in_header(&[Says::Challenge]).is_some() {
         return None;
     }
     let fields = || mail.reports.iter().flat_map(|report| &report.recipients);
@@ -66,10 +68,24 @@ fn recipient(field: &ReportRecipient, seen: &Seen<'_>, is_alone: bool) -> Option
     let mut one = Recipient::new(&address, action);
     one.original = field.original.clone().filter(|original| !original.eq_ignore_ascii_case(&address));
     one.remote = field.remote_mta.clone().filter(|host| !host.is_empty());
-    let text = field.diagnostic.as_deref().unwrap_or_default();
-    let words = if is_alone { seen.mail.text.as_str() } else { "" };
-    explain(&mut one, status, text, words, seen.rules);
+    let said = field.diagnostic.as_deref().or_else(|| comment(field)).unwrap_or_default();
+    let notice = if is_alone { seen.mail.text.as_str() } else { about(&seen.mail.text, &address) };
+    explain(&mut one, status, said, notice, seen.rules);
     Some(one)
+}
+
+/// What a server wrote behind a status, as in `5.0.0 (mailbox full)`.
+fn comment(field: &ReportRecipient) -> Option<&str> {
+    field.status.as_deref()?.split_once('(').map(|(_, comment)| comment.trim_end_matches(')'))
+}
+
+/// What a text says behind the first mention of an address, up to the next address in a line of its own.
+fn about<'t>(text: &'t str, address: &str) -> &'t str {
+    let mut mentions = crate::parse::address::scan(text);
+    let Some(first) = mentions.find(|one| one.address.eq_ignore_ascii_case(address)) else { return "" };
+    let is_next = |one: &crate::parse::address::Found<'_>| !one.address.eq_ignore_ascii_case(address);
+    let end = mentions.find(is_next).map_or(text.len(), |next| next.start);
+    &text[first.end..end]
 }
 
 /// The failing address; where the report blots it out or names only a pipe, the one that the sender named.
@@ -118,15 +134,15 @@ pub(super) fn explain(one: &mut Recipient, status: Option<String>, words: &str, 
 fn why(status: Option<&str>, words: &str, notice: &str, rules: &Rules) -> Reason {
     let said = codes(words);
     let code = said.status.filter(|code| !code.ends_with(".0.0")).or(status);
-    let around = codes(notice);
-    rules
-        .reason(words, code, said.reply)
-        .or_else(|| status.and_then(by_status))
-        .or_else(|| said.status.and_then(by_status))
-        .or_else(|| rules.reason(notice, around.status, around.reply))
-        .or_else(|| around.status.and_then(by_status))
-        .or_else(|| said.reply.or(around.reply).and_then(by_reply))
-        .unwrap_or(Reason::Undefined)
+    let [telling, weak] = rules.reasons(words, code, said.reply);
+    let by_code = || status.and_then(by_status).or_else(|| said.status.and_then(by_status));
+    telling.or_else(by_code).or(weak).unwrap_or_else(|| {
+        let around = codes(notice);
+        let [telling, _] = rules.reasons(notice, around.status, around.reply);
+        let by_code = around.status.and_then(by_status);
+        let by_number = || said.reply.or(around.reply).and_then(by_reply);
+        telling.or(by_code).or_else(by_number).unwrap_or(Reason::Undefined)
+    })
 }
 
 /// Amazon SES.

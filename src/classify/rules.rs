@@ -84,6 +84,8 @@ pub(super) struct Rule {
 #[derive(Debug)]
 struct ReasonRule {
     reason: Reason,
+    /// Asked only where neither a phrase nor a code tells.
+    is_weak: bool,
     has_patterns: bool,
     status: Vec<String>,
     reply: Vec<String>,
@@ -203,20 +205,27 @@ impl Rules {
         Evidence { rules: fitting.map(|(rule, _)| rule).collect() }
     }
 
-    /// The first reason that fits what a host said and its codes.
-    pub(super) fn reason(&self, diagnosis: &str, status: Option<&str>, reply: Option<u16>) -> Option<Reason> {
-        let mut matched = vec![false; self.reasons.len()];
-        if !diagnosis.is_empty() {
-            self.diagnosis.owners(&plain(diagnosis)).for_each(|rule| matched[rule] = true);
+    /// The first reasons that fit what a host said and its codes: among those that tell, and among the weak ones.
+    pub(super) fn reasons(&self, words: &str, status: Option<&str>, reply: Option<u16>) -> [Option<Reason>; 2] {
+        if words.trim().is_empty() && status.is_none() && reply.is_none() {
+            return [None, None];
         }
+        let mut matched = vec![false; self.reasons.len()];
+        self.diagnosis.owners(&plain(words)).for_each(|rule| matched[rule] = true);
         let reply = reply.map(|reply| reply.to_string());
-        let fits = |(rule, matched): &(&ReasonRule, bool)| {
-            let has = |wanted: &[String], code: Option<&str>| {
-                wanted.is_empty() || code.is_some_and(|code| wanted.iter().any(|one| one == code))
-            };
-            (*matched || !rule.has_patterns) && has(&rule.status, status) && has(&rule.reply, reply.as_deref())
+        let has = |wanted: &[String], code: Option<&str>| {
+            wanted.is_empty() || code.is_some_and(|code| wanted.iter().any(|one| one == code))
         };
-        self.reasons.iter().zip(matched).find(fits).map(|(rule, _)| rule.reason)
+        let first = |is_weak: bool| {
+            let fits = |(rule, matched): &(&ReasonRule, &bool)| {
+                rule.is_weak == is_weak
+                    && (**matched || !rule.has_patterns)
+                    && has(&rule.status, status)
+                    && has(&rule.reply, reply.as_deref())
+            };
+            self.reasons.iter().zip(&matched).find(fits).map(|(rule, _)| rule.reason)
+        };
+        [first(false), first(true)]
     }
 }
 
@@ -239,7 +248,7 @@ impl<'r> Evidence<'r> {
 
     /// The first that says one of these and looks at the header.
     pub(super) fn in_header(&self, says: &[Says]) -> Option<&'r Rule> {
-        let looks = |rule: &&Rule| rule.places & Place::Text.bit() == 0;
+        let looks = |rule: &&Rule| rule.places & !Place::Text.bit() != 0;
         self.rules.iter().copied().filter(looks).find(|rule| says.contains(&rule.says))
     }
 }
@@ -339,13 +348,14 @@ impl Gathered {
         let number = self.reasons.len();
         let found = patterns(section, "text");
         let (status, reply) = (section.texts("status"), section.texts("reply"));
+        let is_weak = section.one_of("evidence", &[("strong", false), ("weak", true)]).unwrap_or(false);
         if found.is_empty() && status.is_empty() && reply.is_empty() {
             section.problem("text", "or status or reply must be given");
         }
         section.finish();
         let has_patterns = !found.is_empty();
         self.diagnosis.extend(found.into_iter().map(|pattern| (pattern, number)));
-        self.reasons.push(ReasonRule { reason: reason.unwrap_or(Reason::Undefined), has_patterns, status, reply });
+        self.reasons.push(ReasonRule { reason: reason.unwrap_or(Reason::Undefined), is_weak, has_patterns, status, reply });
     }
 }
 

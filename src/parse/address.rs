@@ -110,13 +110,13 @@ pub fn of_report(value: &str) -> Option<String> {
         return x400(rest).or_else(|| Some(rest.to_owned()).filter(|rest| !rest.is_empty()));
     }
     let rest = if rest.contains("\\x{") { Cow::Owned(unitext(rest)) } else { xtext(rest) };
-    let found = of_field(&rest).first().map(|address| (*address).to_owned());
-    // Beyond ASCII nothing parts an address from its surroundings but white space.
-    let whole = rest.trim_matches(['<', '>', '"', ' ']);
-    if !whole.is_ascii() && is_address(whole) && !whole.contains(char::is_whitespace) {
+    // A field is an address as a whole, if nothing parts it.
+    let whole = rest.trim_matches(['<', '>', ' ']);
+    if is_address(whole) && !whole.contains([' ', '\t', '<', '>', ',']) {
         return Some(whole.to_owned());
     }
-    found.or_else(|| Some(whole.to_owned()).filter(|whole| !whole.is_empty()))
+    let found = of_field(&rest).first().map(|address| (*address).to_owned());
+    found.or_else(|| Some(whole.trim_matches('"').to_owned()).filter(|whole| !whole.is_empty()))
 }
 
 /// RFC 2156, section 4.3: an address within an X.400 one, `/RFC-822=a(a)b/`.

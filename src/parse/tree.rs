@@ -73,7 +73,11 @@ fn type_of(kind: &ContentType<'_>) -> String {
 }
 
 fn walk(message: &Message<'_>, depth: usize, mail: &mut Mail, texts: &mut Texts) {
-    for part in &message.parts {
+    for (at, part) in message.parts.iter().enumerate() {
+        if at > 0 && part.headers.iter().any(|header| header.name == HeaderName::MessageId) {
+            // No blank line parts the fields of the part from those of the message in it.
+            returned(headers(part), mail);
+        }
         let kind = part.content_type().map(type_of).unwrap_or_default();
         match &part.body {
             PartType::Message(inner) => nested(inner, depth, mail),
@@ -108,6 +112,10 @@ fn machine(kind: &str, text: &str, mail: &mut Mail) -> bool {
     match kind {
         "message/delivery-status" | "message/global-delivery-status" | "text/delivery-status" => {
             take_report(report::delivery(text), mail);
+            if memchr::memmem::find(text.as_bytes(), b"\n--").is_some() {
+                // A wrong boundary: the next part is still in this one.
+                quoted::find(text).into_iter().for_each(|(_, headers)| returned(headers, mail));
+            }
         }
         "message/feedback-report" => mail.feedback = mail.feedback.take().or_else(|| report::feedback(text)),
         "message/disposition-notification" | "message/global-disposition-notification" => {
@@ -149,7 +157,12 @@ fn nested(inner: &Message<'_>, depth: usize, mail: &mut Mail) {
         return;
     }
     let mut within = Mail::default();
-    walk(inner, depth + 1, &mut within, &mut Texts::default());
+    let mut texts = Texts::default();
+    walk(inner, depth + 1, &mut within, &mut texts);
+    if inner.parts.first().is_none_or(|root| root.headers.is_empty()) {
+        // A blank line stands before the header.
+        quoted::find(&texts.plain).into_iter().for_each(|(_, headers)| returned(headers, mail));
+    }
     let has_report = !within.reports.is_empty();
     if has_report && mail.reports.is_empty() {
         mail.note(Problem::NestedReport);
@@ -175,6 +188,11 @@ fn finish(mail: &mut Mail, texts: Texts) {
     for file in &texts.files {
         if mail.reports.is_empty() {
             fields(file, mail);
+        }
+        if mail.returned.is_none()
+            && let Some((_, headers)) = quoted::find(file)
+        {
+            returned(headers, mail);
         }
     }
     if mail.text.len() > MAX_TEXT_OCTETS {
