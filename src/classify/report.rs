@@ -5,6 +5,7 @@ use super::reply::{codes, status_of};
 use super::rules::{Rules, Says};
 use super::verdict::{Action, Kind, Recipient, Sub, Verdict};
 use super::{Seen, whom};
+use crate::parse::address::{Found, scan};
 use crate::parse::headers::cut;
 use crate::parse::provider::Event;
 use crate::parse::report::ReportRecipient;
@@ -69,7 +70,7 @@ fn recipient(field: &ReportRecipient, seen: &Seen<'_>, is_alone: bool) -> Option
     one.original = field.original.clone().filter(|original| !original.eq_ignore_ascii_case(&address));
     one.remote = field.remote_mta.clone().filter(|host| !host.is_empty());
     let said = field.diagnostic.as_deref().or_else(|| comment(field)).unwrap_or_default();
-    let notice = if is_alone { seen.mail.text.as_str() } else { about(&seen.mail.text, &address) };
+    let notice = if is_alone { seen.mail.text.as_str() } else { about(&seen.mail.text, &address, field) };
     explain(&mut one, status, said, notice, seen.rules);
     Some(one)
 }
@@ -80,23 +81,29 @@ fn comment(field: &ReportRecipient) -> Option<&str> {
 }
 
 /// What a text says behind the first mention of an address, up to the next address in a line of its own.
-fn about<'t>(text: &'t str, address: &str) -> &'t str {
-    let mut mentions = crate::parse::address::scan(text);
+fn about<'t>(text: &'t str, address: &str, field: &ReportRecipient) -> &'t str {
+    let mut mentions = scan(text);
     let Some(first) = mentions.find(|one| one.address.eq_ignore_ascii_case(address)) else { return "" };
-    let is_next = |one: &crate::parse::address::Found<'_>| !one.address.eq_ignore_ascii_case(address);
+    let is_same = |one: &str| {
+        one.eq_ignore_ascii_case(address) || field.original.as_deref().is_some_and(|own| own.eq_ignore_ascii_case(one))
+    };
+    let is_next = |one: &Found<'_>| !is_same(one.address);
     let end = mentions.find(is_next).map_or(text.len(), |next| next.start);
     &text[first.end..end]
 }
 
 /// The failing address; where the report blots it out or names only a pipe, the one that the sender named.
 fn address(field: &ReportRecipient, seen: &Seen<'_>, is_alone: bool) -> Option<String> {
+    let original = field.original.as_ref().filter(|address| address.contains('@'));
+    if field.is_x400 && original.is_some() {
+        return original.cloned();
+    }
     let known = field.address.as_ref().or(field.original.as_ref());
     let is_whole = known.is_some_and(|address| address.contains('@'));
     if is_whole || !is_alone {
         return known.cloned();
     }
-    let original = field.original.clone().filter(|address| address.contains('@'));
-    original.or_else(|| whom::from_header(seen).into_iter().next()).or_else(|| known.cloned())
+    original.cloned().or_else(|| whom::from_header(seen).into_iter().next()).or_else(|| known.cloned())
 }
 
 fn action(field: &ReportRecipient, status: Option<&str>, seen: &Seen<'_>) -> Action {

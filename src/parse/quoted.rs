@@ -5,6 +5,8 @@ use super::tree::header_block;
 
 /// The most lines of a quoted header that are read.
 const MAX_LINES: usize = 300;
+/// The most lines within it that are neither fields nor folded.
+const MAX_STRAYS: usize = 20;
 
 /// Names that stand in the header of a message that was on its way, and seldom in a notice's own words.
 const TELLING: [&str; 9] = [
@@ -68,14 +70,20 @@ fn is_known(name: &str) -> bool {
 /// The lines of a header from here on, without the quote marks, and how long they were.
 fn block(text: &str, prefix: &str) -> Option<(String, usize)> {
     let mut block = String::new();
-    let mut at = 0;
+    let (mut at, mut strays) = (0, 0);
     for _ in 0..MAX_LINES {
         let (line, next) = line_at(text, at);
         let line = line.strip_prefix(prefix).unwrap_or_else(|| line.trim_start_matches(['>', '|']));
-        let is_more = line.starts_with([' ', '\t']) && !line.trim().is_empty();
-        let is_field = field_of(line).is_some_and(|(name, _)| !name.contains(['/', '<', '"', '(', '@']));
-        if at == text.len() || !(is_field || (is_more && !block.is_empty())) {
+        if at == text.len() || line.trim().is_empty() {
             break;
+        }
+        let is_field = field_of(line).is_some_and(|(name, _)| !name.contains(['/', '<', '"', '(', '@']));
+        if !is_field && (block.is_empty() || !line.starts_with([' ', '\t'])) {
+            // Some programs wrap a long value without an indent.
+            strays += 1;
+            if block.is_empty() || strays > MAX_STRAYS {
+                break;
+            }
         }
         block.push_str(line);
         block.push('\n');

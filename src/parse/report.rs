@@ -19,6 +19,8 @@ pub struct DeliveryReport {
 pub struct ReportRecipient {
     /// `Final-Recipient`: whom the failing host saw.
     pub address: Option<String>,
+    /// Whether `address` was taken out of an X.400 address, which no sender of ours wrote to.
+    pub is_x400: bool,
     /// `Original-Recipient`: whom the sender named.
     pub original: Option<String>,
     /// `Action`, in small letters and without comment.
@@ -98,6 +100,7 @@ fn recipients(group: &Headers) -> Vec<ReportRecipient> {
         } else if slot.0.is_none() {
             *slot.0 = slot.1;
         }
+        open.is_x400 |= name == "final-recipient" && is_x400(&field.value);
     }
     found.push(open);
     found.retain(|one| one.address.is_some() || one.original.is_some() || one.action.is_some() || one.status.is_some());
@@ -154,6 +157,10 @@ pub(super) fn disposition(text: &str) -> Option<Disposition> {
         recipient: fields.get("final-recipient").and_then(of_report),
         original_message_id: id.map(str::to_owned),
     })
+}
+
+fn is_x400(value: &str) -> bool {
+    value.get(..4).is_some_and(|start| start.eq_ignore_ascii_case("x400"))
 }
 
 fn first_word(value: &str) -> Option<String> {

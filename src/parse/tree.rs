@@ -123,7 +123,7 @@ fn machine(kind: &str, text: &str, mail: &mut Mail) -> bool {
         }
         // RFC 6522, section 4, RFC 6533, section 4.3; and a message that is no message to the parser.
         "text/rfc822-headers" | "message/rfc822-headers" | "message/global-headers" | "message/rfc822"
-        | "message/global" => returned(header_block(text.as_bytes()), mail),
+        | "message/global" | "message/partial" => returned(header_block(text.as_bytes()), mail),
         _ => return false,
     }
     true
