@@ -13,24 +13,25 @@ pub(super) fn judge(seen: &Seen<'_>) -> Option<Verdict> {
     if evidence.first(&[Says::Other, Says::Complaint, Says::Challenge]).is_some() {
         return None;
     }
-    let daemon = evidence.first(&[Says::Daemon]);
-    let subject = evidence.in_header(&[Says::Bounce, Says::Delay]);
-    let text = evidence.in_text(&[Says::Bounce, Says::Delay]);
-    let failed = seen.header("x-failed-recipients");
-    let mut signs = [daemon.is_some(), subject.is_some(), failed.is_some(), text.is_some()];
-    if seen.mail.report_type.as_deref() == Some("delivery-status") {
-        signs[2] = true;
-    }
+    let subject = evidence.in_header(&[Says::Bounce, Says::Delay]).is_some();
+    let text = evidence.in_text(&[Says::Bounce, Says::Delay]).is_some();
+    let is_named = seen.header("x-failed-recipients").is_some()
+        || seen.mail.report_type.as_deref() == Some("delivery-status");
+    let is_silent = seen.has_empty_sender();
+    let robot = evidence.first(&[Says::Robot]).filter(|_| subject || is_silent);
+    let daemon = evidence.first(&[Says::Daemon]).or(robot);
+    let count = [daemon.is_some(), subject, is_named, text].iter().filter(|sign| **sign).count();
     let is_bare = seen.mail.headers.is_empty();
-    let count = signs.iter().filter(|sign| **sign).count();
-    let is_shaped = count >= 2 || (count == 1 && (is_bare || (seen.has_empty_sender() && !is_answer(seen))));
-    if !is_shaped || (is_answer(seen) && daemon.is_none() && failed.is_none()) {
+    let is_shaped = count >= 2 || (count == 1 && (is_bare || (is_silent && !is_answer(seen))));
+    let is_from_machine = daemon.is_some() || is_named || is_silent || is_bare;
+    if !is_shaped || (is_answer(seen) && !is_from_machine) {
         return None;
     }
-    let named = whom::named(seen);
-    let said = codes(&seen.mail.text);
-    let is_about_something = !named.is_empty() || said.reply.is_some() || seen.mail.returned.is_some();
-    if !is_about_something && count < 3 {
+    let (named, is_sure) = whom::named(seen);
+    let is_quoted = codes(&seen.mail.text).reply.is_some() || seen.mail.returned.is_some();
+    // A person may write about a failure too; a program writes to whom, or what was said, or what was sent.
+    let is_about = is_quoted || is_sure || (is_from_machine && !named.is_empty());
+    if !is_about && count < 3 {
         return None;
     }
     let rule = evidence.first(&[Says::Bounce, Says::Delay]).or(daemon);
@@ -38,7 +39,7 @@ pub(super) fn judge(seen: &Seen<'_>) -> Option<Verdict> {
         Some(Says::Delay) => Kind::Delay,
         _ => Kind::Bounce,
     };
-    let name = rule.map_or("x-failed-recipients", |rule| rule.name.as_str());
+    let name = rule.map_or("failed-recipients", |rule| rule.name.as_str());
     Some(Verdict::new(kind, name).about(recipients(seen, kind, &named)))
 }
 

@@ -35,6 +35,8 @@ const SET_OCTETS: usize = 16 << 20;
 pub(super) enum Says {
     /// Its sender is a mail server.
     Daemon,
+    /// Its sender is a program, which may write anything.
+    Robot,
     /// It reports a failure.
     Bounce,
     /// It reports that a message is late.
@@ -51,8 +53,9 @@ pub(super) enum Says {
     Other,
 }
 
-const SAYS: [(&str, Says); 8] = [
+const SAYS: [(&str, Says); 9] = [
     ("daemon", Says::Daemon),
+    ("robot", Says::Robot),
     ("bounce", Says::Bounce),
     ("delay", Says::Delay),
     ("delivered", Says::Delivered),

@@ -37,7 +37,8 @@ pub(super) fn from_header(seen: &Seen<'_>) -> Vec<String> {
 
 /// The failed addresses: those that stand for themselves; else those in phrases of failure, then of the header, then
 /// those that are known to be the sender's side as well, then any.
-pub(super) fn named(seen: &Seen<'_>) -> Vec<Named> {
+/// With it comes whether they stand for themselves.
+pub(super) fn named(seen: &Seen<'_>) -> (Vec<Named>, bool) {
     let text = &seen.mail.text;
     let ours = ours(seen);
     let is_ours = |address: &str| ours.iter().any(|one| one.eq_ignore_ascii_case(address));
@@ -68,10 +69,10 @@ pub(super) fn named(seen: &Seen<'_>) -> Vec<Named> {
             None => from_header(seen).iter().for_each(|address| add(&mut named, address, text)),
         }
         if !named.is_empty() {
-            return named;
+            return (named, least == Weight::Alone);
         }
     }
-    local_parts(seen)
+    (local_parts(seen), false)
 }
 
 /// AOL and others name only the part before the `@`, of a mailbox at their own domain.

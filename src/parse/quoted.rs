@@ -27,24 +27,40 @@ const USUAL: [&str; 12] = [
     "references", "organization",
 ];
 
-/// Where the quoted header begins, and what it says.
-pub(super) fn find(text: &str) -> Option<(usize, Headers)> {
+/// A header that is quoted in a text.
+#[derive(Debug, Default)]
+pub(super) struct Quoted {
+    /// What it says.
+    pub(super) headers: Headers,
+    /// Where the returned message begins. None where the header is only summed up, amid the notice's own words.
+    pub(super) start: Option<usize>,
+}
+
+/// The first returned message, else the first summary.
+pub(super) fn find(text: &str) -> Option<Quoted> {
+    let mut summary = None;
     let mut at = 0;
     while at < text.len() {
         let (line, next) = line_at(text, at);
         let (prefix, bare) = unquoted(line);
         let is_start = field_of(bare).is_some_and(|(name, _)| is_known(name));
-        if is_start && let Some((block, end)) = block(&text[at..], prefix) {
-            if is_header(&block) {
-                return Some((at, header_block(block.as_bytes())));
-            }
-            // What was looked at once is not looked at again.
-            at += end;
+        let Some((block, length)) = is_start.then(|| block(&text[at..], prefix)).flatten() else {
+            at = next;
             continue;
+        };
+        if is_header(&block) {
+            let headers = header_block(block.as_bytes());
+            let is_indented = !prefix.is_empty() && !prefix.contains(['>', '|']);
+            let has_way = ["received", "return-path", "mime-version"].iter().any(|name| headers.get(name).is_some());
+            if has_way || !is_indented {
+                return Some(Quoted { headers, start: Some(at) });
+            }
+            summary = summary.or(Some(Quoted { headers, start: None }));
         }
-        at = next;
+        // What was looked at once is not looked at again.
+        at += length;
     }
-    None
+    summary
 }
 
 fn line_at(text: &str, at: usize) -> (&str, usize) {

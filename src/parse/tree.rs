@@ -114,7 +114,7 @@ fn machine(kind: &str, text: &str, mail: &mut Mail) -> bool {
             take_report(report::delivery(text), mail);
             if memchr::memmem::find(text.as_bytes(), b"\n--").is_some() {
                 // A wrong boundary: the next part is still in this one.
-                quoted::find(text).into_iter().for_each(|(_, headers)| returned(headers, mail));
+                quoted::find(text).into_iter().for_each(|quoted| returned(quoted.headers, mail));
             }
         }
         "message/feedback-report" => mail.feedback = mail.feedback.take().or_else(|| report::feedback(text)),
@@ -161,7 +161,7 @@ fn nested(inner: &Message<'_>, depth: usize, mail: &mut Mail) {
     walk(inner, depth + 1, &mut within, &mut texts);
     if inner.parts.first().is_none_or(|root| root.headers.is_empty()) {
         // A blank line stands before the header.
-        quoted::find(&texts.plain).into_iter().for_each(|(_, headers)| returned(headers, mail));
+        quoted::find(&texts.plain).into_iter().for_each(|quoted| returned(quoted.headers, mail));
     }
     let has_report = !within.reports.is_empty();
     if has_report && mail.reports.is_empty() {
@@ -190,9 +190,9 @@ fn finish(mail: &mut Mail, texts: Texts) {
             fields(file, mail);
         }
         if mail.returned.is_none()
-            && let Some((_, headers)) = quoted::find(file)
+            && let Some(quoted) = quoted::find(file)
         {
-            returned(headers, mail);
+            returned(quoted.headers, mail);
         }
     }
     if mail.text.len() > MAX_TEXT_OCTETS {
@@ -210,8 +210,9 @@ fn finish(mail: &mut Mail, texts: Texts) {
 
 /// The reports, the notice and the returned message that stand in a text.
 fn in_text(mail: &mut Mail) {
-    if let Some((start, headers)) = quoted::find(&mail.text) {
-        returned(headers, mail);
+    let quoted = quoted::find(&mail.text).unwrap_or_default();
+    returned(quoted.headers, mail);
+    if let Some(start) = quoted.start {
         let rest = mail.text.split_off(start);
         if mail.reports.is_empty() && memchr::memmem::find(mail.text.as_bytes(), b"-Recipient:").is_none() {
             fields(&rest, mail);
