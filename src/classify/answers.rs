@@ -16,7 +16,8 @@ pub(super) fn acknowledgement(mail: &Mail, marks: &[Mark]) -> Option<Verdict> {
             Answer::Opened => Sub::Opened,
             Answer::Refused => Sub::Refused,
         };
-        let mut verdict = Verdict::new(Kind::Acknowledgement, &format!("mark-{}", at + 1)).with_sub(Some(sub));
+        let mut verdict =
+            Verdict::new(Kind::Acknowledgement, &format!("mark-{}", at + 1)).with_sub(Some(sub));
         verdict.ticket = ticket;
         Some(verdict.about(author(mail)))
     })

@@ -8,11 +8,13 @@ use crate::parse::Mail;
 
 /// Rules of the file, then the fields of RFC 3834 and those of single programs.
 pub(super) fn judge(seen: &Seen<'_>) -> Option<Verdict> {
-    if let Some(rule) = seen.evidence.first(&[Says::Other, Says::Complaint, Says::Challenge, Says::Delivered]) {
+    if let Some(rule) = seen.evidence.first(&[Says::Other, Says::Complaint, Says::Challenge, Says::Delivered])
+    {
         return match rule.says {
             Says::Complaint => {
                 let whom = super::report::returned_to(seen.mail);
-                let recipients = whom.iter().map(|address| Recipient::new(address, Action::Delivered)).collect();
+                let recipients =
+                    whom.iter().map(|address| Recipient::new(address, Action::Delivered)).collect();
                 Some(Verdict::new(Kind::Complaint, &rule.name).with_sub(rule.sub).about(recipients))
             }
             Says::Challenge => Some(Verdict::new(Kind::Challenge, &rule.name).about(author(seen.mail))),

@@ -11,8 +11,8 @@ pub mod verdict;
 mod answers;
 mod automatic;
 mod notice;
-mod report;
 mod reply;
+mod report;
 mod whom;
 
 use self::rules::{Evidence, Rules};

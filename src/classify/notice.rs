@@ -24,13 +24,16 @@ pub(super) fn judge(seen: &Seen<'_>) -> Option<Verdict> {
     let is_bare = seen.mail.headers.is_empty();
     let is_shaped = count >= 2 || (count == 1 && (is_bare || (is_silent && !is_answer(seen))));
     let is_from_machine = daemon.is_some() || is_named || is_silent || is_bare;
-    if !is_shaped || (is_answer(seen) && !is_from_machine) {
+    // A sender alone says nothing; and what answers for a person may quote anything.
+    let says_so = subject || text || is_named;
+    let is_for_person = daemon.is_none() && !is_named && evidence.in_header(&[Says::AutoReply]).is_some();
+    if !says_so || !is_shaped || is_for_person || (is_answer(seen) && !is_from_machine) {
         return None;
     }
     let (named, is_sure) = whom::named(seen);
     let is_quoted = codes(&seen.mail.text).reply.is_some() || seen.mail.returned.is_some();
     // A person may write about a failure too; a program writes to whom, or what was said, or what was sent.
-    let is_about = is_quoted || is_sure || (is_from_machine && !named.is_empty());
+    let is_about = is_quoted || is_sure || (is_from_machine && (count >= 2 || is_bare) && !named.is_empty());
     if !is_about && count < 3 {
         return None;
     }
@@ -67,7 +70,9 @@ fn recipients(seen: &Seen<'_>, kind: Kind, named: &[Named]) -> Vec<Recipient> {
             one
         })
         .collect();
-    if found.is_empty() && let Some(address) = returned_to(seen.mail) {
+    if found.is_empty()
+        && let Some(address) = returned_to(seen.mail)
+    {
         let mut one = Recipient::new(&address, action);
         explain(&mut one, codes(text).status.map(str::to_owned), "", text, seen.rules);
         found.push(one);

@@ -35,7 +35,8 @@ pub(super) fn delivery(seen: &Seen<'_>) -> Option<Verdict> {
         }
     }
     let (kind, sub) = kind_of(&recipients)?;
-    let rule = if mail.problems.contains(&Problem::FieldsInText) { "report-in-text" } else { "delivery-report" };
+    let rule =
+        if mail.problems.contains(&Problem::FieldsInText) { "report-in-text" } else { "delivery-report" };
     Some(Verdict::new(kind, rule).with_sub(sub).about(recipients))
 }
 
@@ -85,7 +86,8 @@ fn about<'t>(text: &'t str, address: &str, field: &ReportRecipient) -> &'t str {
     let mut mentions = scan(text);
     let Some(first) = mentions.find(|one| one.address.eq_ignore_ascii_case(address)) else { return "" };
     let is_same = |one: &str| {
-        one.eq_ignore_ascii_case(address) || field.original.as_deref().is_some_and(|own| own.eq_ignore_ascii_case(one))
+        one.eq_ignore_ascii_case(address)
+            || field.original.as_deref().is_some_and(|own| own.eq_ignore_ascii_case(one))
     };
     let is_next = |one: &Found<'_>| !is_same(one.address);
     let end = mentions.find(is_next).map_or(text.len(), |next| next.start);
@@ -198,9 +200,10 @@ pub(super) fn returned_to(mail: &Mail) -> Option<String> {
 /// RFC 8098. A program that deletes what it was to deliver refuses it (RFC 5429, section 2.2).
 pub(super) fn receipt(seen: &Seen<'_>) -> Option<Verdict> {
     let receipt = seen.mail.disposition.as_ref()?;
-    let address = receipt.recipient.clone().or_else(|| {
-        seen.mail.headers.addresses("from").first().map(|address| (*address).to_owned())
-    });
+    let address = receipt
+        .recipient
+        .clone()
+        .or_else(|| seen.mail.headers.addresses("from").first().map(|address| (*address).to_owned()));
     let is_refusal = receipt.automatic && matches!(receipt.kind.as_str(), "deleted" | "denied" | "failed");
     let (sub, action) = match receipt.kind.as_str() {
         _ if is_refusal => (Sub::SieveReject, Action::Failed),

@@ -209,7 +209,12 @@ impl Rules {
     }
 
     /// The first reasons that fit what a host said and its codes: among those that tell, and among the weak ones.
-    pub(super) fn reasons(&self, words: &str, status: Option<&str>, reply: Option<u16>) -> [Option<Reason>; 2] {
+    pub(super) fn reasons(
+        &self,
+        words: &str,
+        status: Option<&str>,
+        reply: Option<u16>,
+    ) -> [Option<Reason>; 2] {
         if words.trim().is_empty() && status.is_none() && reply.is_none() {
             return [None, None];
         }
@@ -263,7 +268,12 @@ impl Patterns {
     }
 
     fn owners(&self, text: &str) -> impl Iterator<Item = usize> {
-        self.set.matches(text.as_bytes()).into_iter().map(|at| self.owners[at]).collect::<Vec<_>>().into_iter()
+        self.set
+            .matches(text.as_bytes())
+            .into_iter()
+            .map(|at| self.owners[at])
+            .collect::<Vec<_>>()
+            .into_iter()
     }
 }
 
@@ -358,7 +368,13 @@ impl Gathered {
         section.finish();
         let has_patterns = !found.is_empty();
         self.diagnosis.extend(found.into_iter().map(|pattern| (pattern, number)));
-        self.reasons.push(ReasonRule { reason: reason.unwrap_or(Reason::Undefined), is_weak, has_patterns, status, reply });
+        self.reasons.push(ReasonRule {
+            reason: reason.unwrap_or(Reason::Undefined),
+            is_weak,
+            has_patterns,
+            status,
+            reply,
+        });
     }
 }
 

@@ -89,7 +89,9 @@ fn local_parts(seen: &Seen<'_>) -> Vec<Named> {
         let name = line.trim();
         line.starts_with([' ', '\t'])
             && (1..=64).contains(&name.len())
-            && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-' | b'+'))
+            && name
+                .bytes()
+                .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-' | b'+'))
     };
     let mut named = Vec::new();
     for line in lines.skip_while(|line| line.trim().is_empty()).take_while(is_name) {
@@ -126,7 +128,8 @@ fn add(named: &mut Vec<Named>, address: &str, words: &str) {
 /// Addresses of the sender's side: who gets the notice, who sends it, who sent the message.
 fn ours(seen: &Seen<'_>) -> Vec<String> {
     let mut ours: Vec<String> = Vec::new();
-    let own = ["to", "delivered-to", "x-original-to", "envelope-to", "from", "sender", "reply-to", "errors-to"];
+    let own =
+        ["to", "delivered-to", "x-original-to", "envelope-to", "from", "sender", "reply-to", "errors-to"];
     ours.extend(own.iter().flat_map(|name| seen.mail.headers.addresses(name)).map(str::to_owned));
     if let Some(returned) = &seen.mail.returned {
         let sent = ["from", "sender", "return-path", "reply-to", "errors-to", "x-sender"];
@@ -143,7 +146,10 @@ fn weigh(text: &str, found: Found<'_>) -> Weight {
     let after = text[found.end..line_end].trim_end();
     let bare_before = before.trim_end_matches(['<', '"', '\'', '(', '[', '`', ' ', '\t', ':', ',', ';']);
     let bare_after = after.trim_start_matches(['>', '"', '\'', ')', ']', ' ', '\t']);
-    if ["generated from", "expanded from", "orig_to", "originally to"].iter().any(|word| bare_before.ends_with(word)) {
+    if ["generated from", "expanded from", "orig_to", "originally to"]
+        .iter()
+        .any(|word| bare_before.ends_with(word))
+    {
         return Weight::Source;
     }
     if is_other(&before, bare_before, after) {
@@ -165,9 +171,28 @@ fn is_end(after: &str) -> bool {
 
 fn is_other(before: &str, bare_before: &str, after: &str) -> bool {
     const ENDS: [&str; 22] = [
-        "mail from", "from", "sender", "contact", "reply-to", "return-path", "message-id", "in-reply-to", "mailto",
-        "helo", "ehlo", "by", "at", "envelope-from", "e-mail to", "postmaster", "errors-to", "please email",
-        "write to", "email us at", "server at", "references",
+        "mail from",
+        "from",
+        "sender",
+        "contact",
+        "reply-to",
+        "return-path",
+        "message-id",
+        "in-reply-to",
+        "mailto",
+        "helo",
+        "ehlo",
+        "by",
+        "at",
+        "envelope-from",
+        "e-mail to",
+        "postmaster",
+        "errors-to",
+        "please email",
+        "write to",
+        "email us at",
+        "server at",
+        "references",
     ];
     ENDS.iter().any(|word| ends_with_word(bare_before, word))
         || before.contains("mail from:")
@@ -181,13 +206,46 @@ fn ends_with_word(text: &str, word: &str) -> bool {
 
 fn is_phrase(before: &str, after: &str) -> bool {
     const BEFORE: [&str; 26] = [
-        "rcpt to", "to", "recipient", "recipients", "for", "user", "address", "addressee", "mailbox", "unknown",
-        "unknown user", "no such user", "user unknown", "destinataire", "destinatario", "empfänger", "an", "para",
-        "550", "551", "552", "553", "554", "account", "failed", "a",
+        "rcpt to",
+        "to",
+        "recipient",
+        "recipients",
+        "for",
+        "user",
+        "address",
+        "addressee",
+        "mailbox",
+        "unknown",
+        "unknown user",
+        "no such user",
+        "user unknown",
+        "destinataire",
+        "destinatario",
+        "empfänger",
+        "an",
+        "para",
+        "550",
+        "551",
+        "552",
+        "553",
+        "554",
+        "account",
+        "failed",
+        "a",
     ];
     const AFTER: [&str; 12] = [
-        "...", "user unknown", "unknown", "not found", "does not exist", "no such", "is not", "was not", "could not",
-        "cannot", "has ", "mailbox",
+        "...",
+        "user unknown",
+        "unknown",
+        "not found",
+        "does not exist",
+        "no such",
+        "is not",
+        "was not",
+        "could not",
+        "cannot",
+        "has ",
+        "mailbox",
     ];
     let after = after.to_lowercase();
     let is_code = before.bytes().rev().take(5).filter(|byte| *byte == b'.').count() == 2;

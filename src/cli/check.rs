@@ -5,6 +5,7 @@ use std::io::{self, Write};
 use serde_json::json;
 
 use super::{Common, Exit};
+use crate::classify::rules::Rules;
 use crate::config::profile::Identity;
 use crate::config::reader::Problem;
 use crate::config::tenant::Tenant;
@@ -23,8 +24,11 @@ pub(super) fn run(common: &Common) -> anyhow::Result<Exit> {
         Ok(config) => config,
         Err(Problems(problems)) => return tell(&mut out, &problems),
     };
-    let problems: Vec<Problem> =
+    let mut problems: Vec<Problem> =
         config.tenants.values().flat_map(|tenant| check(&config, common, tenant)).collect();
+    if let Err(Problems(found)) = Rules::load(&common.config) {
+        problems.extend(found);
+    }
     if problems.is_empty() {
         for tenant in config.tenants.values() {
             let identity = match tenant.profile.ticket.identity {

@@ -1,6 +1,7 @@
 //! The command line: flags in, exit code out.
 
 mod check;
+mod classify;
 mod demo;
 mod log;
 mod outbox;
@@ -67,6 +68,8 @@ enum Command {
     Preview(preview::Arguments),
     /// Tell every problem in every configuration file and template.
     Check,
+    /// Say what mails that came back are: bounces, delays, replies; with labels, how often that is right.
+    Classify(classify::Arguments),
     /// The sent-mail log: what was sent, to whom, and what the servers said.
     Log(log::Arguments),
     /// What waits and why; retry, hold, release or cancel it.
@@ -116,6 +119,7 @@ fn run(arguments: Arguments) -> anyhow::Result<Exit> {
                 demo::run(&arguments).await
             }
             Command::Check => check::run(&common),
+            Command::Classify(arguments) => classify::run(&common, &arguments),
             _ => {
                 let config = common.load()?;
                 let filter = common.log.as_deref().unwrap_or(if serving { "info" } else { "warn" });
@@ -126,7 +130,7 @@ fn run(arguments: Arguments) -> anyhow::Result<Exit> {
                     Command::Preview(arguments) => preview::run(&config, &arguments).await,
                     Command::Log(arguments) => log::run(&config, &arguments),
                     Command::Outbox(arguments) => outbox::run(&config, arguments).await,
-                    Command::Demo(_) | Command::Check => Ok(Exit::Done),
+                    Command::Demo(_) | Command::Check | Command::Classify(_) => Ok(Exit::Done),
                 }
             }
         }

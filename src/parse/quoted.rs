@@ -23,8 +23,18 @@ const TELLING: [&str; 9] = [
 
 /// Names that stand in any header.
 const USUAL: [&str; 12] = [
-    "from", "to", "subject", "date", "cc", "sender", "reply-to", "errors-to", "precedence", "in-reply-to",
-    "references", "organization",
+    "from",
+    "to",
+    "subject",
+    "date",
+    "cc",
+    "sender",
+    "reply-to",
+    "errors-to",
+    "precedence",
+    "in-reply-to",
+    "references",
+    "organization",
 ];
 
 /// A header that is quoted in a text.
@@ -51,7 +61,8 @@ pub(super) fn find(text: &str) -> Option<Quoted> {
         if is_header(&block) {
             let headers = header_block(block.as_bytes());
             let is_indented = !prefix.is_empty() && !prefix.contains(['>', '|']);
-            let has_way = ["received", "return-path", "mime-version"].iter().any(|name| headers.get(name).is_some());
+            let has_way =
+                ["received", "return-path", "mime-version"].iter().any(|name| headers.get(name).is_some());
             if has_way || !is_indented {
                 return Some(Quoted { headers, start: Some(at) });
             }

@@ -87,11 +87,14 @@ fn recipients(group: &Headers) -> Vec<ReportRecipient> {
             "action" => (&mut open.action, first_word(&field.value)),
             "status" => (&mut open.status, text()),
             "remote-mta" => (&mut open.remote_mta, text().as_deref().map(untyped)),
-            "diagnostic-code" | "x-supplementary-info" => (&mut open.diagnostic, text().as_deref().map(untyped)),
+            "diagnostic-code" | "x-supplementary-info" => {
+                (&mut open.diagnostic, text().as_deref().map(untyped))
+            }
             "x-actual-recipient" if open.address.is_none() => (&mut open.address, of_report(&field.value)),
             _ => continue,
         };
-        let starts_next = slot.0.is_some() && matches!(name.as_str(), "final-recipient" | "original-recipient");
+        let starts_next =
+            slot.0.is_some() && matches!(name.as_str(), "final-recipient" | "original-recipient");
         if starts_next {
             let value = slot.1;
             let is_final = name == "final-recipient";
@@ -103,7 +106,9 @@ fn recipients(group: &Headers) -> Vec<ReportRecipient> {
         open.is_x400 |= name == "final-recipient" && is_x400(&field.value);
     }
     found.push(open);
-    found.retain(|one| one.address.is_some() || one.original.is_some() || one.action.is_some() || one.status.is_some());
+    found.retain(|one| {
+        one.address.is_some() || one.original.is_some() || one.action.is_some() || one.status.is_some()
+    });
     found
 }
 
@@ -171,7 +176,9 @@ fn first_word(value: &str) -> Option<String> {
 /// A value without the type before its semicolon, such as `dns;`, `smtp;` or `X-Postfix;`.
 fn untyped(value: &str) -> String {
     match value.split_once(';') {
-        Some((kind, rest)) if kind.len() <= 20 && kind.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-') => {
+        Some((kind, rest))
+            if kind.len() <= 20 && kind.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-') =>
+        {
             rest.trim().to_owned()
         }
         _ => value.trim().to_owned(),

@@ -3,7 +3,9 @@
 use std::sync::LazyLock;
 
 use mail_parser::decoders::html::html_to_text;
-use mail_parser::{ContentType, HeaderName, HeaderValue, Message, MessageParser, MessagePart, MimeHeaders, PartType};
+use mail_parser::{
+    ContentType, HeaderName, HeaderValue, Message, MessageParser, MessagePart, MimeHeaders, PartType,
+};
 
 use super::headers::{Headers, cut};
 use super::{MAX_DEPTH, MAX_RECIPIENTS, MAX_TEXT_OCTETS, Mail, Problem, provider, quoted, report, tidy};
@@ -122,8 +124,12 @@ fn machine(kind: &str, text: &str, mail: &mut Mail) -> bool {
             mail.disposition = mail.disposition.take().or_else(|| report::disposition(text));
         }
         // RFC 6522, section 4, RFC 6533, section 4.3; and a message that is no message to the parser.
-        "text/rfc822-headers" | "message/rfc822-headers" | "message/global-headers" | "message/rfc822"
-        | "message/global" | "message/partial" => returned(header_block(text.as_bytes()), mail),
+        "text/rfc822-headers"
+        | "message/rfc822-headers"
+        | "message/global-headers"
+        | "message/rfc822"
+        | "message/global"
+        | "message/partial" => returned(header_block(text.as_bytes()), mail),
         _ => return false,
     }
     true
