@@ -8,7 +8,8 @@ use crate::parse::Mail;
 
 /// Rules of the file, then the fields of RFC 3834 and those of single programs.
 pub(super) fn judge(seen: &Seen<'_>) -> Option<Verdict> {
-    if let Some(rule) = seen.evidence.first(&[Says::Other, Says::Complaint, Says::Challenge, Says::Delivered])
+    if let Some(rule) =
+        seen.evidence().first(&[Says::Other, Says::Complaint, Says::Challenge, Says::Delivered])
     {
         return match rule.says {
             Says::Complaint => {
@@ -25,7 +26,7 @@ pub(super) fn judge(seen: &Seen<'_>) -> Option<Verdict> {
     let is_answer = |rule: &str, sub: Option<Sub>| {
         Some(Verdict::new(Kind::AutoReply, rule).with_sub(sub).about(author(seen.mail)))
     };
-    let ruled = seen.evidence.first(&[Says::AutoReply]);
+    let ruled = seen.evidence().first(&[Says::AutoReply]);
     if let Some(rule) = ruled.filter(|_| !is_mass_mail(seen.mail)) {
         return is_answer(&rule.name, rule.sub);
     }

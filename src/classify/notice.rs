@@ -9,7 +9,7 @@ use super::{Seen, answers};
 
 /// Two signs of the shape of a notice, and something that it is about: an address, a reply or a returned message.
 pub(super) fn judge(seen: &Seen<'_>) -> Option<Verdict> {
-    let evidence = &seen.evidence;
+    let evidence = seen.evidence();
     if evidence.first(&[Says::Other, Says::Complaint, Says::Challenge]).is_some() {
         return None;
     }

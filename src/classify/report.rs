@@ -13,13 +13,15 @@ use crate::parse::{Mail, Problem};
 
 /// The most octets of a host's words that a verdict keeps.
 pub(super) const MAX_WORDS: usize = 500;
+/// The most octets of a notice in which words about one of many recipients are looked for.
+const MAX_SEARCHED: usize = 8 << 10;
 
 /// RFC 3464: the action belongs to the recipient; the mail takes the worst.
 pub(super) fn delivery(seen: &Seen<'_>) -> Option<Verdict> {
     let mail = seen.mail;
     let is_nested = mail.problems.contains(&Problem::NestedReport);
     // Challenges come as reports, so that nobody answers them.
-    if (is_nested && is_forwarded(seen)) || seen.evidence.in_header(&[Says::Challenge]).is_some() {
+    if (is_nested && is_forwarded(seen)) || seen.header.first(&[Says::Challenge]).is_some() {
         return None;
     }
     let fields = || mail.reports.iter().flat_map(|report| &report.recipients);
@@ -42,7 +44,7 @@ pub(super) fn delivery(seen: &Seen<'_>) -> Option<Verdict> {
 
 /// A person forwards a report: that is a person's mail.
 fn is_forwarded(seen: &Seen<'_>) -> bool {
-    let is_notice = seen.evidence.in_header(&[Says::Daemon, Says::Bounce, Says::Delay]).is_some();
+    let is_notice = seen.header.first(&[Says::Daemon, Says::Bounce, Says::Delay]).is_some();
     let is_answer = !seen.mail.headers.ids("in-reply-to").is_empty();
     is_answer || !(is_notice || seen.has_empty_sender())
 }
@@ -83,6 +85,7 @@ fn comment(field: &ReportRecipient) -> Option<&str> {
 
 /// What a text says behind the first mention of an address, up to the next address in a line of its own.
 fn about<'t>(text: &'t str, address: &str, field: &ReportRecipient) -> &'t str {
+    let text = cut(text, MAX_SEARCHED);
     let mut mentions = scan(text);
     let Some(first) = mentions.find(|one| one.address.eq_ignore_ascii_case(address)) else { return "" };
     let is_same = |one: &str| {
@@ -122,7 +125,7 @@ fn action(field: &ReportRecipient, status: Option<&str>, seen: &Seen<'_>) -> Act
     }
     match status.and_then(|status| status.chars().next()) {
         Some('2') => Action::Delivered,
-        Some('4') if seen.evidence.first(&[Says::Delay]).is_some() => Action::Delayed,
+        Some('4') if seen.evidence().first(&[Says::Delay]).is_some() => Action::Delayed,
         _ => Action::Failed,
     }
 }

@@ -6,8 +6,7 @@
 use std::path::Path;
 use std::sync::LazyLock;
 
-use regex::bytes::{RegexSet, RegexSetBuilder};
-
+use super::patterns::{Pattern, Patterns, plain, problem_of};
 use super::reason::Reason;
 use super::verdict::Sub;
 use crate::config::Problems;
@@ -24,11 +23,6 @@ static ONLY_SHIPPED: LazyLock<Rules> = LazyLock::new(|| {
     // A test holds that the shipped file is sound.
     Rules::read(&files).unwrap_or_else(|_| Rules::empty())
 });
-
-/// The most octets of a text that patterns look at.
-const MAX_LOOKED_AT: usize = 12 << 10;
-/// What the states of one set of patterns may take of memory.
-const SET_OCTETS: usize = 16 << 20;
 
 /// What a rule says of a mail that it fits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -114,13 +108,6 @@ impl Place {
     }
 }
 
-/// The patterns of one place, and the rule that each belongs to.
-#[derive(Debug)]
-struct Patterns {
-    set: RegexSet,
-    owners: Vec<usize>,
-}
-
 /// The rules, ready to be asked.
 #[derive(Debug)]
 pub struct Rules {
@@ -137,6 +124,8 @@ struct Gathered {
     places: Vec<(Place, Vec<(String, usize)>)>,
     reasons: Vec<ReasonRule>,
     diagnosis: Vec<(String, usize)>,
+    /// Whether the patterns of the file are known to be patterns.
+    is_tried: bool,
 }
 
 impl Rules {
@@ -163,6 +152,8 @@ impl Rules {
         let mut gathered = Gathered::default();
         let mut problems = Vec::new();
         for (file, source) in files {
+            // A test tries each pattern of the shipped file; to do so at each start would take longer than all else.
+            gathered.is_tried = *source == SHIPPED;
             let document = Document::parse(file, source);
             let root = document.root();
             root.sections("rules").iter().for_each(|section| gathered.rule(section));
@@ -173,6 +164,7 @@ impl Rules {
         if !problems.is_empty() {
             return Err(Problems(problems));
         }
+        // Each pattern was tried alone, so what fails now is their number.
         let failed = |error: regex::Error| Problems(vec![Problem::of_file(Path::new(FILE), error)]);
         let places = gathered.places.into_iter().map(|(place, found)| Ok((place, Patterns::new(found)?)));
         Ok(Self {
@@ -184,24 +176,29 @@ impl Rules {
     }
 
     fn empty() -> Self {
-        let diagnosis = Patterns { set: RegexSet::empty(), owners: Vec::new() };
-        Self { rules: Vec::new(), places: Vec::new(), reasons: Vec::new(), diagnosis }
+        Self { rules: Vec::new(), places: Vec::new(), reasons: Vec::new(), diagnosis: Patterns::default() }
     }
 
-    /// Looks at a mail.
-    pub(super) fn look<'r>(&'r self, mail: &Mail) -> Evidence<'r> {
+    /// Looks at a mail's header, and at its text too.
+    pub(super) fn look<'r>(&'r self, mail: &Mail, with_text: bool) -> Evidence<'r> {
         let mut met = vec![0_u8; self.rules.len()];
         for (place, patterns) in &self.places {
+            let bit = place.bit();
             let mut mark = |text: &str| {
-                for rule in patterns.owners(text) {
-                    met[rule] |= place.bit();
+                let text = plain(text);
+                // A rule that a first pattern fits needs no second.
+                for rule in patterns.candidates(&text) {
+                    if met[rule.owner] & bit == 0 && rule.fits(&text) {
+                        met[rule.owner] |= bit;
+                    }
                 }
             };
             match place {
-                Place::From => mail.headers.all("from").take(2).for_each(|value| mark(&plain(value))),
-                Place::Subject => mail.headers.all("subject").take(1).for_each(|value| mark(&plain(value))),
-                Place::Text => mark(&plain(&mail.text)),
-                Place::Header(name) => mail.headers.all(name).take(4).for_each(|value| mark(&plain(value))),
+                Place::From => mail.headers.all("from").take(2).for_each(&mut mark),
+                Place::Subject => mail.headers.all("subject").take(1).for_each(&mut mark),
+                Place::Text if with_text => mark(&mail.text),
+                Place::Text => {}
+                Place::Header(name) => mail.headers.all(name).take(4).for_each(&mut mark),
             }
         }
         let fitting = self.rules.iter().zip(met).filter(|(rule, met)| rule.places & !met == 0);
@@ -218,22 +215,29 @@ impl Rules {
         if words.trim().is_empty() && status.is_none() && reply.is_none() {
             return [None, None];
         }
-        let mut matched = vec![false; self.reasons.len()];
-        self.diagnosis.owners(&plain(words)).for_each(|rule| matched[rule] = true);
+        let text = plain(words);
+        let candidates: Vec<&Pattern> = self.diagnosis.candidates(&text).collect();
         let reply = reply.map(|reply| reply.to_string());
         let has = |wanted: &[String], code: Option<&str>| {
             wanted.is_empty() || code.is_some_and(|code| wanted.iter().any(|one| one == code))
         };
+        // Patterns come in the order of their rules.
+        let of_rule = |number: usize| {
+            let start = candidates.partition_point(|pattern| pattern.owner < number);
+            candidates[start..].iter().take_while(move |pattern| pattern.owner == number)
+        };
         let first = |is_weak: bool| {
-            let fits = |(rule, matched): &(&ReasonRule, &bool)| {
+            let fits = |(number, rule): &(usize, &ReasonRule)| {
                 rule.is_weak == is_weak
-                    && (**matched || !rule.has_patterns)
                     && has(&rule.status, status)
                     && has(&rule.reply, reply.as_deref())
+                    && (!rule.has_patterns || of_rule(*number).any(|pattern| pattern.fits(&text)))
             };
-            self.reasons.iter().zip(&matched).find(fits).map(|(rule, _)| rule.reason)
+            self.reasons.iter().enumerate().find(fits).map(|(_, rule)| rule.reason)
         };
-        [first(false), first(true)]
+        let telling = first(false);
+        // Weak evidence is not looked at where there is better.
+        [telling, if telling.is_some() { None } else { first(true) }]
     }
 }
 
@@ -261,49 +265,6 @@ impl<'r> Evidence<'r> {
     }
 }
 
-impl Patterns {
-    fn new(found: Vec<(String, usize)>) -> Result<Self, regex::Error> {
-        let (sources, owners): (Vec<String>, Vec<usize>) = found.into_iter().unzip();
-        Ok(Self { set: set(&sources)?, owners })
-    }
-
-    fn owners(&self, text: &str) -> impl Iterator<Item = usize> {
-        self.set
-            .matches(text.as_bytes())
-            .into_iter()
-            .map(|at| self.owners[at])
-            .collect::<Vec<_>>()
-            .into_iter()
-    }
-}
-
-fn set(sources: &[String]) -> Result<RegexSet, regex::Error> {
-    RegexSetBuilder::new(sources).unicode(false).size_limit(SET_OCTETS).dfa_size_limit(SET_OCTETS).build()
-}
-
-/// Small letters, and one blank wherever white space stands, so that it does not matter where a line was wrapped.
-fn plain(text: &str) -> String {
-    let text = crate::parse::headers::cut(text, MAX_LOOKED_AT);
-    let mut out = String::with_capacity(text.len());
-    let mut is_blank = true;
-    for c in text.chars() {
-        if c.is_whitespace() {
-            if !is_blank {
-                out.push(' ');
-            }
-            is_blank = true;
-        } else {
-            is_blank = false;
-            if c.is_ascii() {
-                out.push(c.to_ascii_lowercase());
-            } else {
-                out.extend(c.to_lowercase());
-            }
-        }
-    }
-    out
-}
-
 impl Gathered {
     fn rule(&mut self, section: &Section<'_>) {
         let name: Option<String> = section.required("name");
@@ -318,11 +279,11 @@ impl Gathered {
             ("from", Some(Place::From)),
             ("subject", Some(Place::Subject)),
             ("text", Some(Place::Text)),
-            ("value", header.clone().map(Place::Header)),
+            ("value", header.map(Place::Header)),
         ];
         let mut bits = 0;
         for (key, place) in places {
-            let patterns = patterns(section, key);
+            let patterns = self.patterns(section, key);
             match place {
                 // A header without a value only has to be there.
                 Some(place @ Place::Header(_)) if patterns.is_empty() => {
@@ -359,7 +320,7 @@ impl Gathered {
             section.problem("reason", "missing");
         }
         let number = self.reasons.len();
-        let found = patterns(section, "text");
+        let found = self.patterns(section, "text");
         let (status, reply) = (section.texts("status"), section.texts("reply"));
         let is_weak = section.one_of("evidence", &[("strong", false), ("weak", true)]).unwrap_or(false);
         if found.is_empty() && status.is_empty() && reply.is_empty() {
@@ -376,17 +337,15 @@ impl Gathered {
             reply,
         });
     }
-}
 
-/// The patterns of a key; one that is no pattern is a problem.
-fn patterns(section: &Section<'_>, key: &'static str) -> Vec<String> {
-    let found = section.texts(key);
-    for pattern in &found {
-        if let Err(error) = set(std::slice::from_ref(pattern)) {
-            section.problem(key, format_args!("{pattern:?} is no pattern: {error}"));
-        } else if pattern.chars().any(char::is_uppercase) && !pattern.contains('\\') {
-            section.problem(key, format_args!("{pattern:?} can never fit: texts are in small letters"));
+    /// The patterns of a key; one that is no pattern is a problem.
+    fn patterns(&self, section: &Section<'_>, key: &'static str) -> Vec<String> {
+        let found = section.texts(key);
+        if !self.is_tried {
+            for reason in found.iter().filter_map(|pattern| problem_of(pattern)) {
+                section.problem(key, reason);
+            }
         }
+        found
     }
-    found
 }

@@ -2,9 +2,12 @@
 
 use super::Seen;
 use crate::parse::address::{self, Found};
+use crate::parse::headers::cut;
 
 /// The most recipients that a notice in free text is believed to name.
 const MAX_NAMED: usize = 200;
+/// The most octets of a line that are looked at before and behind an address.
+const MAX_NEAR: usize = 300;
 
 /// An address that a notice names as failed, with the words about it.
 #[derive(Debug, Clone)]
@@ -140,8 +143,12 @@ fn ours(seen: &Seen<'_>) -> Vec<String> {
 
 /// Weighs an address by its line.
 fn weigh(text: &str, found: Found<'_>) -> Weight {
-    let line_start = text[..found.start].rfind('\n').map_or(0, |at| at + 1);
-    let line_end = text[found.end..].find('\n').map_or(text.len(), |at| found.end + at);
+    let near = (found.start.saturating_sub(MAX_NEAR)..=found.start)
+        .find(|at| text.is_char_boundary(*at))
+        .unwrap_or(0);
+    let line_start = text[near..found.start].rfind('\n').map_or(near, |at| near + at + 1);
+    let rest = cut(&text[found.end..], MAX_NEAR);
+    let line_end = found.end + rest.find('\n').unwrap_or(rest.len());
     let before = text[line_start..found.start].trim_start_matches(['>', '|', ' ', '\t']).to_lowercase();
     let after = text[found.end..line_end].trim_end();
     let bare_before = before.trim_end_matches(['<', '"', '\'', '(', '[', '`', ' ', '\t', ':', ',', ';']);

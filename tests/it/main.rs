@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test ends at the first surprise")]
 
 mod arrivals;
+mod classify;
 mod commands;
 mod crash;
 mod delivery;
