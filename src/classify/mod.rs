@@ -26,7 +26,7 @@ use crate::parse::Mail;
 
 /// Judges a mail. `marks` are those of the CRM that the mail may have come from.
 pub fn classify(mail: &Mail, rules: &Rules, marks: &[Mark]) -> Verdict {
-    let seen = Seen { mail, rules, header: rules.look(mail, false), all: OnceCell::new() };
+    let seen = Seen { mail, rules, header: rules.look_at_header(mail), all: OnceCell::new() };
     report::delivery(&seen)
         .or_else(|| report::provider(&seen))
         .or_else(|| report::feedback(&seen))
@@ -49,7 +49,7 @@ struct Seen<'m> {
 impl<'m> Seen<'m> {
     /// What the rules say of header and text. The text is only looked at where the question comes up.
     fn evidence(&self) -> &Evidence<'m> {
-        self.all.get_or_init(|| self.rules.look(self.mail, true))
+        self.all.get_or_init(|| self.rules.look_at_text(self.mail, &self.header))
     }
 
     /// The mail's own header.

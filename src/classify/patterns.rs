@@ -68,6 +68,17 @@ impl Patterns {
         Ok(all)
     }
 
+    /// Marks, for each rule, that one of its patterns fits here.
+    pub(super) fn mark(&self, text: &str, place: u8, met: &mut [u8]) {
+        let text = plain(text);
+        for pattern in self.candidates(&text) {
+            // A rule that a first pattern fits needs no second.
+            if met[pattern.owner] & place == 0 && pattern.fits(&text) {
+                met[pattern.owner] |= place;
+            }
+        }
+    }
+
     /// Those that can fit, in their order.
     pub(super) fn candidates(&self, text: &str) -> impl Iterator<Item = &Pattern> {
         let found = self.needles.matches(text.as_bytes());

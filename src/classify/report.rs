@@ -13,6 +13,8 @@ use crate::parse::{Mail, Problem};
 
 /// The most octets of a host's words that a verdict keeps.
 pub(super) const MAX_WORDS: usize = 500;
+/// The most octets of them that its reason is looked for in.
+const MAX_JUDGED: usize = 1500;
 /// The most octets of a notice in which words about one of many recipients are looked for.
 const MAX_SEARCHED: usize = 8 << 10;
 
@@ -146,7 +148,7 @@ pub(super) fn explain(one: &mut Recipient, status: Option<String>, words: &str, 
 fn why(status: Option<&str>, words: &str, notice: &str, rules: &Rules) -> Reason {
     let said = codes(words);
     let code = said.status.filter(|code| !code.ends_with(".0.0")).or(status);
-    let [telling, weak] = rules.reasons(words, code, said.reply);
+    let [telling, weak] = rules.reasons(cut(words, MAX_JUDGED), code, said.reply);
     let by_code = || status.and_then(by_status).or_else(|| said.status.and_then(by_status));
     telling.or_else(by_code).or(weak).unwrap_or_else(|| {
         let around = codes(notice);

@@ -179,30 +179,32 @@ impl Rules {
         Self { rules: Vec::new(), places: Vec::new(), reasons: Vec::new(), diagnosis: Patterns::default() }
     }
 
-    /// Looks at a mail's header, and at its text too.
-    pub(super) fn look<'r>(&'r self, mail: &Mail, with_text: bool) -> Evidence<'r> {
-        let mut met = vec![0_u8; self.rules.len()];
+    /// Looks at a mail's header.
+    pub(super) fn look_at_header<'r>(&'r self, mail: &Mail) -> Evidence<'r> {
+        let mut met = vec![0; self.rules.len()];
         for (place, patterns) in &self.places {
-            let bit = place.bit();
-            let mut mark = |text: &str| {
-                let text = plain(text);
-                // A rule that a first pattern fits needs no second.
-                for rule in patterns.candidates(&text) {
-                    if met[rule.owner] & bit == 0 && rule.fits(&text) {
-                        met[rule.owner] |= bit;
-                    }
-                }
-            };
+            let mut mark = |text: &str| patterns.mark(text, place.bit(), &mut met);
             match place {
                 Place::From => mail.headers.all("from").take(2).for_each(&mut mark),
                 Place::Subject => mail.headers.all("subject").take(1).for_each(&mut mark),
-                Place::Text if with_text => mark(&mail.text),
-                Place::Text => {}
                 Place::Header(name) => mail.headers.all(name).take(4).for_each(&mut mark),
+                Place::Text => {}
             }
         }
-        let fitting = self.rules.iter().zip(met).filter(|(rule, met)| rule.places & !met == 0);
-        Evidence { rules: fitting.map(|(rule, _)| rule).collect() }
+        self.evidence(met)
+    }
+
+    /// Looks at a mail's text too, after its header.
+    pub(super) fn look_at_text<'r>(&'r self, mail: &Mail, header: &Evidence<'r>) -> Evidence<'r> {
+        let mut met = header.met.clone();
+        let patterns = self.places.iter().find(|(place, _)| *place == Place::Text);
+        patterns.into_iter().for_each(|(place, patterns)| patterns.mark(&mail.text, place.bit(), &mut met));
+        self.evidence(met)
+    }
+
+    fn evidence(&self, met: Vec<u8>) -> Evidence<'_> {
+        let fitting = self.rules.iter().zip(&met).filter(|(rule, met)| rule.places & !**met == 0);
+        Evidence { rules: fitting.map(|(rule, _)| rule).collect(), met }
     }
 
     /// The first reasons that fit what a host said and its codes: among those that tell, and among the weak ones.
@@ -244,6 +246,8 @@ impl Rules {
 /// The rules that fit a mail, in their order.
 pub(super) struct Evidence<'r> {
     rules: Vec<&'r Rule>,
+    /// For each rule, the places that it fits.
+    met: Vec<u8>,
 }
 
 impl<'r> Evidence<'r> {
