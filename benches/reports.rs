@@ -33,7 +33,7 @@ fn main() -> Result<()> {
     let recipients: usize = mails.iter().map(judge).sum();
     let before = ticks()?;
     for _ in 0..rounds {
-        mails.iter().for_each(|raw| drop(std::hint::black_box(judge(raw))));
+        std::hint::black_box(mails.iter().map(judge).sum::<usize>());
     }
     let seconds = (ticks()? - before) as f64 / 100.0;
     let count = mails.len() * rounds;

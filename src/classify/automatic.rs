@@ -2,7 +2,7 @@
 
 use super::Seen;
 use super::answers::author;
-use super::rules::Says;
+use super::says::Says;
 use super::verdict::{Action, Kind, Recipient, Sub, Verdict};
 use crate::parse::Mail;
 

@@ -15,6 +15,7 @@ mod notice;
 mod patterns;
 mod reply;
 mod report;
+mod says;
 mod whom;
 
 use std::cell::OnceCell;

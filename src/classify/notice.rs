@@ -2,7 +2,7 @@
 
 use super::reply::codes;
 use super::report::{explain, returned_to};
-use super::rules::Says;
+use super::says::Says;
 use super::verdict::{Action, Kind, Recipient, Verdict};
 use super::whom::{self, Named};
 use super::{Seen, answers};

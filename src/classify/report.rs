@@ -2,7 +2,8 @@
 
 use super::reason::{Reason, by_reply, by_status, is_hard};
 use super::reply::{codes, status_of};
-use super::rules::{Rules, Says};
+use super::rules::Rules;
+use super::says::Says;
 use super::verdict::{Action, Kind, Recipient, Sub, Verdict};
 use super::{Seen, whom};
 use crate::parse::address::{Found, scan};

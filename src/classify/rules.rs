@@ -8,6 +8,7 @@ use std::sync::LazyLock;
 
 use super::patterns::{Pattern, Patterns, plain, problem_of};
 use super::reason::Reason;
+use super::says::{SAYS, SUBS, Says};
 use super::verdict::Sub;
 use crate::config::Problems;
 use crate::config::reader::{Document, Problem, Section};
@@ -23,49 +24,6 @@ static ONLY_SHIPPED: LazyLock<Rules> = LazyLock::new(|| {
     // A test holds that the shipped file is sound.
     Rules::read(&files).unwrap_or_else(|_| Rules::empty())
 });
-
-/// What a rule says of a mail that it fits.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Says {
-    /// Its sender is a mail server.
-    Daemon,
-    /// Its sender is a program, which may write anything.
-    Robot,
-    /// It reports a failure.
-    Bounce,
-    /// It reports that a message is late.
-    Delay,
-    /// It reports that a message arrived.
-    Delivered,
-    /// A program answered.
-    AutoReply,
-    /// A program asks for a confirmation.
-    Challenge,
-    /// Somebody complains.
-    Complaint,
-    /// It is none of these, whatever else it looks like.
-    Other,
-}
-
-const SAYS: [(&str, Says); 9] = [
-    ("daemon", Says::Daemon),
-    ("robot", Says::Robot),
-    ("bounce", Says::Bounce),
-    ("delay", Says::Delay),
-    ("delivered", Says::Delivered),
-    ("auto-reply", Says::AutoReply),
-    ("challenge", Says::Challenge),
-    ("complaint", Says::Complaint),
-    ("other", Says::Other),
-];
-
-const SUBS: [(&str, Sub); 5] = [
-    ("vacation", Sub::Vacation),
-    ("autoack", Sub::Autoack),
-    ("address-change", Sub::AddressChange),
-    ("abuse", Sub::Abuse),
-    ("opt-out", Sub::OptOut),
-];
 
 /// One rule. It fits where each of the places that it names has one of its patterns.
 #[derive(Debug)]

@@ -82,11 +82,11 @@ pub(super) fn named(seen: &Seen<'_>) -> (Vec<Named>, bool) {
 fn local_parts(seen: &Seen<'_>) -> Vec<Named> {
     let from = seen.mail.headers.addresses("from");
     let Some((_, domain)) = from.first().and_then(|from| from.rsplit_once('@')) else { return Vec::new() };
-    let mut lines = seen.mail.text.lines().skip_while(|line| {
-        let line = line.trim_end();
-        !(line.ends_with(':') && ["recipient", "address", "user"].iter().any(|word| line.contains(word)))
-            && !(line.ends_with(':') && line.contains('@'))
-    });
+    let names_list = |line: &&str| {
+        line.trim_end().ends_with(':')
+            && ["recipient", "address", "user", "@"].iter().any(|word| line.contains(word))
+    };
+    let mut lines = seen.mail.text.lines().skip_while(|line| !names_list(line));
     lines.next();
     let is_name = |line: &&str| {
         let name = line.trim();

@@ -31,7 +31,7 @@ pub(super) fn read(raw: &[u8]) -> Mail {
     let Some(message) = PARSER.parse(&*bytes) else {
         // The parser makes nothing of a mail without any field.
         mail.text = cut(&String::from_utf8_lossy(&bytes), MAX_TEXT_OCTETS).to_owned();
-        finish(&mut mail, Texts::default());
+        finish(&mut mail, &Texts::default());
         return mail;
     };
     if let Some(root) = message.parts.first() {
@@ -41,7 +41,7 @@ pub(super) fn read(raw: &[u8]) -> Mail {
     }
     let mut texts = Texts::default();
     walk(&message, 0, &mut mail, &mut texts);
-    finish(&mut mail, texts);
+    finish(&mut mail, &texts);
     mail
 }
 
@@ -183,7 +183,7 @@ fn nested(inner: &Message<'_>, depth: usize, mail: &mut Mail) {
 }
 
 /// Puts the texts together and looks into them for what should have been parts.
-fn finish(mail: &mut Mail, texts: Texts) {
+fn finish(mail: &mut Mail, texts: &Texts) {
     mail.text.push_str(&texts.plain);
     in_text(mail);
     let names_nobody = memchr::memchr(b'@', mail.text.as_bytes()).is_none();
