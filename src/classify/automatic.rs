@@ -28,7 +28,7 @@ pub(super) fn judge(seen: &Seen<'_>) -> Option<Verdict> {
     };
     let ruled = seen.evidence().first(&[Says::AutoReply]);
     if let Some(rule) = ruled.filter(|_| !is_mass_mail(seen.mail)) {
-        return is_answer(&rule.name, rule.sub);
+        return is_answer(&rule.name, rule.sub.or_else(|| seen.evidence().sub(Says::AutoReply)));
     }
     // RFC 3834, section 5: a word, then perhaps parameters or a comment.
     let word = seen.header("auto-submitted").unwrap_or_default().trim_start().to_ascii_lowercase();

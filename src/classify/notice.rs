@@ -66,6 +66,7 @@ fn recipients(seen: &Seen<'_>, kind: Kind, named: &[Named]) -> Vec<Recipient> {
             let is_silent = said.reply.is_none() && said.status.is_none();
             let is_before = is_alone && is_silent && codes(text).reply.is_some();
             let words = if named.words.is_empty() || is_before { text } else { &named.words };
+            one.remote = host(words);
             explain(&mut one, codes(words).status.map(str::to_owned), words, text, seen.rules);
             one
         })
@@ -78,4 +79,18 @@ fn recipients(seen: &Seen<'_>, kind: Kind, named: &[Named]) -> Vec<Recipient> {
         found.push(one);
     }
     found
+}
+
+/// The host that a program says it talked to.
+fn host(words: &str) -> Option<String> {
+    const BEFORE: [&str; 4] = ["host ", "talking to ", "domain by ", "server "];
+    BEFORE.iter().flat_map(|word| words.match_indices(word)).find_map(|(at, word)| {
+        let rest = &words[at + word.len()..];
+        let end =
+            rest.find(|c: char| !c.is_ascii_alphanumeric() && c != '.' && c != '-').unwrap_or(rest.len());
+        let name = rest[..end].trim_end_matches(['.', '-']);
+        let is_name =
+            name.contains('.') && name.len() <= 253 && name.contains(|c: char| c.is_ascii_alphabetic());
+        is_name.then(|| name.to_owned())
+    })
 }

@@ -214,6 +214,11 @@ impl<'r> Evidence<'r> {
         self.rules.iter().copied().find(|rule| says.contains(&rule.says))
     }
 
+    /// The finer kind of the first that says this and has one.
+    pub(super) fn sub(&self, says: Says) -> Option<Sub> {
+        self.rules.iter().filter(|rule| rule.says == says).find_map(|rule| rule.sub)
+    }
+
     /// The first that says one of these and looks into the text.
     pub(super) fn in_text(&self, says: &[Says]) -> Option<&'r Rule> {
         let looks = |rule: &&Rule| rule.places & Place::Text.bit() != 0;
