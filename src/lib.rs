@@ -31,8 +31,9 @@ pub mod template;
 
 pub mod compose;
 
-// The world: the relay, the database, the process.
+// The world: the relay, the mailboxes, the database, the process.
 pub mod deliver;
+pub mod inbox;
 pub mod sink;
 pub mod store;
 pub mod telemetry;

@@ -5,6 +5,7 @@ use std::io::{self, Write};
 use serde_json::json;
 
 use super::{Common, Exit};
+use crate::config::mailbox::{Mailbox, Source};
 use crate::config::profile::Identity;
 use crate::config::reader::Problem;
 use crate::config::tenant::Tenant;
@@ -23,8 +24,9 @@ pub(super) fn run(common: &Common) -> anyhow::Result<Exit> {
         Ok(config) => config,
         Err(Problems(problems)) => return tell(&mut out, &problems),
     };
-    let problems: Vec<Problem> =
+    let mut problems: Vec<Problem> =
         config.tenants.values().flat_map(|tenant| check(&config, common, tenant)).collect();
+    problems.extend(config.mailboxes.iter().filter_map(|mailbox| check_mailbox(common, mailbox)));
     if problems.is_empty() {
         for tenant in config.tenants.values() {
             let identity = match tenant.profile.ticket.identity {
@@ -33,6 +35,9 @@ pub(super) fn run(common: &Common) -> anyhow::Result<Exit> {
                 Identity::Same => "a ticket has one id",
             };
             writeln!(out, "tenant {}: ok; {}: {identity}", tenant.name, tenant.profile.title)?;
+        }
+        for mailbox in &config.mailboxes {
+            writeln!(out, "mailbox {}: ok; {}", mailbox.name, mailbox.source)?;
         }
         return Ok(Exit::Done);
     }
@@ -66,6 +71,13 @@ fn check(config: &Config, common: &Common, tenant: &Tenant) -> Vec<Problem> {
         Err(found) => problems.extend(found),
     }
     problems
+}
+
+fn check_mailbox(common: &Common, mailbox: &Mailbox) -> Option<Problem> {
+    let file = common.config.join("aftercall.toml");
+    let Source::Imap(imap) = &mailbox.source else { return None };
+    let error = connector(imap.ca_file.as_deref()).err()?;
+    Some(Problem { key: "mailboxes.imap.ca_file".to_owned(), ..Problem::of_file(&file, chain(&error)) })
 }
 
 /// Renders every sample in every language, as a first mail and as a follow-up without attachment; and looks for

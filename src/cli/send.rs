@@ -26,7 +26,7 @@ use crate::flow::watch::{Seen, read_document, session_files, take_files};
 use crate::ids::DeliveryId;
 use crate::outbox::State;
 use crate::plan::Timing;
-use crate::store::{DeliveryLock, DeliveryRow, Filter, Store, StoreError};
+use crate::store::{DeliveryRow, Filter, ProcessLock, Store, StoreError};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
@@ -194,7 +194,7 @@ pub(super) struct Sending {
 struct Ours {
     task: JoinHandle<Result<(), StoreError>>,
     presence: Presence,
-    lock: DeliveryLock,
+    lock: ProcessLock,
 }
 
 impl Sending {

@@ -1,4 +1,4 @@
-//! `aftercall serve`: watch, send, retry, until told to stop.
+//! `aftercall serve`: watch, send, retry, read mailboxes, until told to stop.
 
 use std::sync::Arc;
 
@@ -13,6 +13,7 @@ use crate::config::Config;
 use crate::config::tenant::Tenant;
 use crate::deliver::auth::tokens;
 use crate::deliver::tls::connector;
+use crate::flow::collect::Collector;
 use crate::flow::desk::Desk;
 use crate::flow::dispatch::Dispatcher;
 use crate::flow::gate::{Gates, gates};
@@ -47,8 +48,13 @@ pub(super) async fn run(config: &Config, arguments: &Arguments) -> anyhow::Resul
     let mut presence = Presence::begin(&store, &tenants, &Clock::default()).await?;
     let (stop, stopped) = watch::channel(false);
     let mut tasks = JoinSet::new();
+    let names: Vec<&str> = tenants.iter().map(|tenant| tenant.name.as_str()).collect();
     for tenant in tenants {
         start(config, tenant, &gates, &store, presence.instance, &stopped, &mut tasks).await?;
+    }
+    for mailbox in config.mailboxes.iter().filter(|mailbox| names.iter().any(|name| mailbox.is_of(name))) {
+        let collector = Collector::new(mailbox, &store, presence.instance, Clock::default())?;
+        tasks.spawn(collector.run(stopped.clone()));
     }
     info!(store = %config.store, "serving");
     let failed = tokio::select! {

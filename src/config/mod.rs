@@ -4,6 +4,7 @@
 //! the integrator's own. Everything wrong in all of them is told at once.
 
 pub mod dkim;
+pub mod mailbox;
 pub mod marks;
 pub mod oauth2;
 pub mod profile;
@@ -12,10 +13,11 @@ pub mod reader;
 pub mod secret;
 pub mod tenant;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::path::{Path, PathBuf};
 
+use self::mailbox::Mailbox;
 use self::profile::{Profile, SHIPPED};
 use self::rate::Budget;
 use self::reader::{Document, Problem, Section};
@@ -35,6 +37,8 @@ pub struct Config {
     pub relays: BTreeMap<String, SharedRelay>,
     /// The tenants by name.
     pub tenants: BTreeMap<String, Tenant>,
+    /// Where mail comes back, in the order of the file.
+    pub mailboxes: Vec<Mailbox>,
 }
 
 /// What a relay takes from all tenants together.
@@ -106,12 +110,14 @@ impl Config {
     /// Reads the configuration folder. A store given here takes the place of the file's.
     pub fn load(folder: &Path, store: Option<&StorePlace>, overrides: &Overrides) -> Result<Self, Problems> {
         let mut problems = Vec::new();
-        let mut config = Self::common(folder, &mut problems);
+        let tenants = files(&folder.join("tenants"), &mut problems);
+        let names = tenants.iter().map(|(name, ..)| name.clone()).collect();
+        let mut config = Self::common(folder, &names, &mut problems);
         if let Some(store) = store {
             config.store = store.clone();
         }
         let profiles = profiles(folder, &mut problems);
-        for (name, file, source) in files(&folder.join("tenants"), &mut problems) {
+        for (name, file, source) in tenants {
             match tenant::parse(&name, &file, &source, folder, &profiles, overrides) {
                 Ok(tenant) => _ = config.tenants.insert(name, tenant),
                 Err(found) => problems.extend(found),
@@ -128,8 +134,8 @@ impl Config {
         if problems.is_empty() { Ok(config) } else { Err(Problems(problems)) }
     }
 
-    /// Reads `aftercall.toml`; a folder without one has the defaults.
-    fn common(folder: &Path, problems: &mut Vec<Problem>) -> Self {
+    /// Reads `aftercall.toml`; a folder without one has the defaults. `tenants` are the names of those that there are.
+    fn common(folder: &Path, tenants: &BTreeSet<String>, problems: &mut Vec<Problem>) -> Self {
         let file = folder.join("aftercall.toml");
         let source = match std::fs::read_to_string(&file) {
             Ok(source) => source,
@@ -152,6 +158,7 @@ impl Config {
                 .unwrap_or(4_000_000),
             relays: shared_relays(&root),
             tenants: BTreeMap::new(),
+            mailboxes: mailbox::read(&root, folder, tenants),
         };
         root.finish();
         problems.extend(document.into_problems());

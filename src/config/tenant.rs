@@ -385,13 +385,7 @@ fn relay(
     url: Option<&RelayUrl>,
     sender: Option<&Sender>,
 ) -> Option<Relay> {
-    let tls = section
-        .one_of("tls", &[("implicit", Tls::Implicit), ("starttls", Tls::StartTls), ("none", Tls::None)]);
-    let (host, port) = (section.text("host"), section.integer("port", 1..=65535));
-    let ca_file = section.text("ca_file").map(|file| base.join(file));
-    if let Some(file) = ca_file.as_ref().filter(|file| !file.is_file()) {
-        section.problem("ca_file", format_args!("there is no file {}", file.display()));
-    }
+    let TlsPlace { host, port, tls, ca_file } = tls_place(section, base, Tls::StartTls);
     let login = login(section, base);
     let connections = section.integer("connections", 1..=64).and_then(|n| u32::try_from(n).ok()).unwrap_or(4);
     let hello = section.text("hello").or_else(|| sender.map(|sender| sender.address.domain().to_owned()));
@@ -399,15 +393,14 @@ fn relay(
     let reply_timeout = section.duration("reply_timeout").unwrap_or(SignedDuration::from_mins(5));
     let message_timeout = section.duration("message_timeout").unwrap_or(SignedDuration::from_mins(10));
     section.finish();
-    let tls = url.map_or(tls.unwrap_or(Tls::StartTls), |url| url.tls);
+    let tls = url.map_or(tls, |url| url.tls);
     let default_port = if tls == Tls::Implicit { 465 } else { 587 };
     if host.is_none() && url.is_none() {
         section.problem("host", "missing");
     }
     Some(Relay {
         host: url.map(|url| url.host.clone()).or(host)?,
-        port: url
-            .map_or(port.and_then(|port| u16::try_from(port).ok()).unwrap_or(default_port), |url| url.port),
+        port: url.map_or(port.unwrap_or(default_port), |url| url.port),
         tls,
         ca_file,
         // No secret is sent in the clear to a relay that a flag put in place of the configured one.
@@ -419,7 +412,33 @@ fn relay(
     })
 }
 
-fn login(section: &Section<'_>, base: &Path) -> Option<Login> {
+/// Where a server is, and how it is told from others.
+pub(super) struct TlsPlace {
+    pub(super) host: Option<String>,
+    pub(super) port: Option<u16>,
+    pub(super) tls: Tls,
+    pub(super) ca_file: Option<PathBuf>,
+}
+
+/// `host`, `port`, `tls` and `ca_file` of a section.
+pub(super) fn tls_place(section: &Section<'_>, base: &Path, usual: Tls) -> TlsPlace {
+    let tls = section
+        .one_of("tls", &[("implicit", Tls::Implicit), ("starttls", Tls::StartTls), ("none", Tls::None)]);
+    let (host, port) = (section.text("host"), section.integer("port", 1..=65535));
+    let ca_file = section.text("ca_file").map(|file| base.join(file));
+    if let Some(file) = ca_file.as_ref().filter(|file| !file.is_file()) {
+        section.problem("ca_file", format_args!("there is no file {}", file.display()));
+    }
+    TlsPlace {
+        host,
+        port: port.and_then(|port| u16::try_from(port).ok()),
+        tls: tls.unwrap_or(usual),
+        ca_file,
+    }
+}
+
+/// `user` and `password`, or `oauth2`.
+pub(super) fn login(section: &Section<'_>, base: &Path) -> Option<Login> {
     let user = section.text("user");
     let password = secret::load(section, "password", base);
     let oauth2 = section.section("oauth2");

@@ -19,7 +19,7 @@ use crate::log::{Entry, Event};
 use crate::outbox::{Next, Outcome, Report, next};
 
 /// How long an instance may be silent before others take over what it holds.
-const LEASE: SignedDuration = SignedDuration::from_secs(30);
+pub(super) const LEASE: SignedDuration = SignedDuration::from_secs(30);
 
 /// When to ask again whether a tenant is still paused.
 const LOOK_AGAIN: SignedDuration = SignedDuration::from_secs(1);
