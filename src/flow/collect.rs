@@ -12,7 +12,7 @@ use futures_util::future::try_join_all;
 use jiff::{SignedDuration, Timestamp};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsConnector;
 use tracing::{info, warn};
 
@@ -35,6 +35,8 @@ const FIRST: Duration = Duration::from_secs(1);
 const LONGEST: Duration = Duration::from_secs(300);
 /// How exact the moment of the last look is kept, so that an idle mailbox costs few commits.
 const EXACT: SignedDuration = SignedDuration::from_secs(30);
+/// How long the conversations of a listener go on behind a failure of the store.
+const FAREWELL: Duration = Duration::from_millis(500);
 /// How many mails of a listener may wait to be stored.
 const WAITING: usize = 256;
 
@@ -252,7 +254,12 @@ impl Collector {
                     let (store, mailbox, now) = (self.store.clone(), self.mailbox.name.clone(), self.clock.now());
                     storing.spawn(store_one(store, mailbox, mail, now));
                 }
-                Some(Ok(stored)) = storing.join_next(), if !storing.is_empty() => stored?,
+                Some(Ok(stored)) = storing.join_next(), if !storing.is_empty() => if let Err(error) = stored {
+                    // Whoever waits hears that the mail is not stored, in place of a broken connection.
+                    drop(mails);
+                    _ = timeout(FAREWELL, listening).await;
+                    return Err(error.into());
+                },
             }
         }
     }

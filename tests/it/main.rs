@@ -9,6 +9,7 @@ mod delivery;
 mod disk;
 mod dkim;
 mod flow;
+mod inbox;
 mod intake;
 mod layers;
 mod oauth;

@@ -38,17 +38,19 @@ macro_rules! on_both_engines {
         mod sqlite {
             $(#[tokio::test]
             async fn $test() {
-                super::$test(super::Engine::Sqlite).await;
+                super::$test($crate::store::Engine::Sqlite).await;
             })*
         }
         mod postgres {
             $(#[tokio::test]
             async fn $test() {
-                super::$test(super::Engine::Postgres).await;
+                super::$test($crate::store::Engine::Postgres).await;
             })*
         }
     };
 }
+
+mod inbounds;
 
 on_both_engines! {
     a_revision_is_stored_with_its_delivery_and_the_same_bytes_again_change_nothing,

@@ -263,8 +263,17 @@ impl Site {
 
     /// Starts `serve` with these names in its environment.
     pub(crate) fn serve_with(&self, environment: &[(&str, &str)]) -> Serve {
+        self.start(&["serve"], environment)
+    }
+
+    /// Starts `serve` for one tenant.
+    pub(crate) fn serve_of(&self, tenant: &str) -> Serve {
+        self.start(&["serve", "--tenant", tenant], &[])
+    }
+
+    fn start(&self, arguments: &[&str], environment: &[(&str, &str)]) -> Serve {
         let log = File::options().create(true).append(true).open(self.path("serve.log")).unwrap();
-        let mut command = self.command(&["serve"]);
+        let mut command = self.command(arguments);
         command.envs(environment.iter().copied());
         let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn().unwrap();
         Serve(Running(child))

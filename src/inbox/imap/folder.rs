@@ -41,7 +41,7 @@ mod tests {
             ("Gelöscht", "\"Gel&APY-scht\""),
             // The example of section 5.1.3.
             ("~peter/mail/台北/日本語", "\"~peter/mail/&U,BTFw-/&ZeVnLIqe-\""),
-            ("Mail 📬", "\"Mail &2D3crA-\""),
+            ("Mail 📬", "\"Mail &2D3c7A-\""),
         ];
         for (name, written) in table {
             assert_eq!(folder_name(name), written, "{name}");
