@@ -8,7 +8,7 @@ use anyhow::Context as _;
 use super::{Exit, Misuse, open_store};
 use crate::clock::Clock;
 use crate::config::Config;
-use crate::config::mailbox::Mailbox;
+use crate::config::mailbox::PIPE;
 use crate::flow::collect::keep;
 use crate::inbox::lmtp::is_path;
 use crate::inbox::{head, too_large};
@@ -22,16 +22,13 @@ pub(super) struct Arguments {
     /// The envelope's recipient.
     #[arg(long, value_name = "ADDR")]
     to: Option<String>,
-    /// The mailbox that it belongs to; without it, one of all tenants named "pipe".
-    #[arg(long, value_name = "NAME")]
-    mailbox: Option<String>,
+    /// The mailbox that it belongs to; "pipe" is there without being configured.
+    #[arg(long, value_name = "NAME", default_value = PIPE)]
+    mailbox: String,
 }
 
 pub(super) async fn run(config: &Config, arguments: Arguments) -> anyhow::Result<Exit> {
-    let mailbox = match &arguments.mailbox {
-        Some(name) => config.mailboxes.iter().find(|mailbox| mailbox.name == *name).cloned(),
-        None => Some(Mailbox::pipe()),
-    };
+    let mailbox = config.mailbox(&arguments.mailbox);
     let mailbox = mailbox.ok_or_else(|| Misuse("there is no such mailbox".to_owned()))?;
     let (sender, recipient) = (address(arguments.from)?, address(arguments.to)?);
     let (raw, fault) = mail(mailbox.message_bytes).context("cannot read standard input")?;

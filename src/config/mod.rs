@@ -134,6 +134,12 @@ impl Config {
         if problems.is_empty() { Ok(config) } else { Err(Problems(problems)) }
     }
 
+    /// The mailbox of that name. The one of `receive` is there without being configured.
+    pub fn mailbox(&self, name: &str) -> Option<Mailbox> {
+        let found = self.mailboxes.iter().find(|mailbox| mailbox.name == name).cloned();
+        found.or_else(|| (name == mailbox::PIPE).then(Mailbox::pipe))
+    }
+
     /// Reads `aftercall.toml`; a folder without one has the defaults. `tenants` are the names of those that there are.
     fn common(folder: &Path, tenants: &BTreeSet<String>, problems: &mut Vec<Problem>) -> Self {
         let file = folder.join("aftercall.toml");

@@ -4,12 +4,16 @@ use std::io::{BufRead, BufReader, Write};
 use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
+use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use aftercall::store::InboundRow;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 
+use crate::oauth::{token, token_server};
 use crate::servers::free_port;
 use crate::support::{Ended, Site, Talk, TenantFile, server, until};
 
@@ -259,20 +263,23 @@ impl<S: std::io::Read + Write> Client<S> {
         self.0.get_mut().write_all(octets).unwrap();
     }
 
-    /// The next line; empty at the end.
+    /// The next line; empty at the end, whichever way it comes.
+    #[track_caller]
     fn hear(&mut self) -> String {
         let mut line = String::new();
-        self.0.read_line(&mut line).unwrap();
+        drop(self.0.read_line(&mut line));
         line.trim_end().to_owned()
     }
 
     /// Says a line and hears its answer, of one line.
+    #[track_caller]
     fn ask(&mut self, line: &str) -> String {
         self.say(format!("{line}\r\n").as_bytes());
         self.hear()
     }
 
     /// Gives a mail for these recipients and hears each one's answer.
+    #[track_caller]
     fn give(&mut self, recipients: &[&str], mail: &[u8]) -> Vec<String> {
         assert_eq!(self.ask("MAIL FROM:<>"), "250 2.1.0 ok");
         for recipient in recipients {
@@ -641,4 +648,74 @@ fn a_wrong_password_is_told_without_it() {
         ended.err
     );
     assert!(!ended.err.contains(SECRET));
+}
+
+/// The signal by which a process ends itself at once.
+const SIGABRT: i32 = 6;
+
+#[test]
+fn after_a_death_at_any_step_a_maildir_is_read_once() {
+    for step in ["mails-read", "inbound-written", "inbounds-stored", "mailbox-changed"] {
+        let site = with_maildir(0..5);
+        let ended = site.serve_with(&[("AFTERCALL_CRASH_AT", step)]).ended();
+        assert_eq!(ended.signal(), Some(SIGABRT), "it did not die at {step}");
+        let left = names(&site.path("mail/new")).len();
+        assert_eq!(
+            left,
+            if step == "mailbox-changed" { 0 } else { 5 },
+            "{step}: the mailbox is changed last"
+        );
+        site.run(&["fetch"]).with_code(0);
+        assert_eq!(mails(&site), (0..5).map(mail).collect::<Vec<_>>(), "{step}");
+        assert_eq!(names(&site.path("mail/cur")).len(), 5, "{step}");
+    }
+}
+
+#[test]
+fn after_a_death_of_the_listener_a_mail_that_is_given_again_is_stored_once() {
+    for step in ["inbound-written", "inbounds-stored"] {
+        let (site, port) = with_listener("");
+        let serve = site.serve_with(&[("AFTERCALL_CRASH_AT", step)]);
+        let (to, came) = (["a@example.com"], b"Subject: a\r\n\r\n.\r\n");
+        assert_eq!(Client::connect(port).give(&to, came), [""], "nothing is answered at {step}");
+        assert_eq!(serve.ended().signal(), Some(SIGABRT));
+        let serve = site.serve();
+        assert_eq!(Client::connect(port).give(&to, came), ["250 2.0.0 stored"]);
+        assert_eq!(mails(&site), ["Subject: a\r\n\r\n"], "{step}");
+        assert_eq!(serve.terminate(), 0);
+    }
+}
+
+#[test]
+fn a_token_opens_a_mailbox_and_one_that_is_refused_is_replaced() {
+    let (tokens, _) = token_server(token);
+    let (port, heard) = imap(|talk, tag, command| {
+        if command == "CAPABILITY" {
+            talk.say("* CAPABILITY IMAP4rev1 AUTH=XOAUTH2\r\n");
+        } else if command == "AUTHENTICATE XOAUTH2" {
+            talk.say("+ \r\n");
+            let words = STANDARD.decode(talk.hear()?).unwrap();
+            let words = String::from_utf8(words).unwrap();
+            if words != "user=bridge\u{1}auth=Bearer token-2\u{1}\u{1}" {
+                // A server tells why, and goes on to refuse once that is heard.
+                talk.say("+ eyJzdGF0dXMiOiI0MDEifQ==\r\n");
+                assert_eq!(talk.hear()?, "");
+                return Some(!talk.say(&format!("{tag} NO expired\r\n")));
+            }
+        } else {
+            return usual(talk, command);
+        }
+        Some(true)
+    });
+    let site = site(&format!(
+        "[[mailboxes]]\nname = \"bounces\"\n[mailboxes.imap]\nhost = \"127.0.0.1\"\nport = {port}\ntls = \"none\"\ndone = \"keep\"\n\
+         [mailboxes.imap.oauth2]\nuser = \"bridge\"\ntoken_url = \"http://127.0.0.1:{tokens}/token\"\nclient_id = \"c\"\nclient_secret = {{ file = \"secret\" }}\n"
+    ));
+    site.write("config/secret", SECRET.as_bytes());
+    let serve = site.serve();
+    wait_for(&site, 2);
+    assert_eq!(serve.terminate(), 0);
+    let log = site.serve_log();
+    assert!(log.contains("logging in: the server refused: expired") && !log.contains("token-"), "{log}");
+    assert!(!heard.lock().unwrap().iter().any(|line| line.contains("LOGIN")));
 }

@@ -1,39 +1,39 @@
-//! Dovecot as the server of a mailbox: IMAP under TLS, with a Maildir that the tests put mails into.
+//! Dovecot as the server of a mailbox: IMAP, with a Maildir that mails are put into. The measurements use it too.
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tempfile::TempDir;
 
-use super::postfix::{Certified, certified};
-use super::{Daemon, User, free_port, need, text};
-use crate::support::{Site, until};
+use super::daemon::{Daemon, User, free_port, need, text};
+use crate::waiting::until;
 
 /// The only user and the password.
-pub(super) const LOGIN: (&str, &str) = ("bounces", "dented-nickel-6620");
+pub(crate) const LOGIN: (&str, &str) = ("bounces", "dented-nickel-6620");
 
 /// A running IMAP server.
-pub(super) struct Imap {
+pub(crate) struct Imap {
     daemon: Option<Daemon>,
     folder: TempDir,
     user: User,
-    pub(super) implicit: u16,
-    pub(super) starttls: u16,
-    authority: String,
+    /// The port with TLS from the first byte.
+    pub(crate) implicit: u16,
+    /// The port with STARTTLS, or in the clear.
+    pub(crate) plain: u16,
 }
 
 impl Imap {
-    pub(super) fn start() -> Self {
+    /// Starts one with this certificate and key in PEM; without them, it talks in the clear.
+    pub(crate) fn start(certificate: Option<&str>) -> Self {
         need("dovecot-imapd", &["/usr/lib/dovecot/imap"]);
         let user = User::Any("dovecot");
         let folder = user.folder();
-        let Certified { authority, server } = certified("127.0.0.1");
-        std::fs::write(folder.path().join("server.pem"), server).unwrap();
+        std::fs::write(folder.path().join("server.pem"), certificate.unwrap_or_default()).unwrap();
         let (login, password) = LOGIN;
         std::fs::write(folder.path().join("users"), format!("{login}:{{PLAIN}}{password}\n")).unwrap();
-        let (implicit, starttls) = (free_port(), free_port());
-        let mut imap = Self { daemon: None, folder, user, implicit, starttls, authority };
-        std::fs::write(imap.path("dovecot.conf"), imap.configuration()).unwrap();
+        let (implicit, plain) = (free_port(), free_port());
+        let mut imap = Self { daemon: None, folder, user, implicit, plain };
+        std::fs::write(imap.path("dovecot.conf"), imap.configuration(certificate.is_some())).unwrap();
         for place in ["new", "cur", "tmp"] {
             imap.user.run(&["mkdir", "-p", text(&imap.path("mail").join(place))]);
         }
@@ -41,28 +41,28 @@ impl Imap {
         imap
     }
 
-    pub(super) fn run(&mut self) {
+    pub(crate) fn run(&mut self) {
         let program = need("dovecot-core", &["/usr/sbin/dovecot"]);
         let config = self.path("dovecot.conf");
         let command = [text(&program), "-F", "-c", text(&config)];
         let daemon = Daemon::start(self.folder.path(), self.user, "KILL", &command);
         until("Dovecot", || {
             daemon.check();
-            std::net::TcpStream::connect(("127.0.0.1", self.starttls)).ok()
+            std::net::TcpStream::connect(("127.0.0.1", self.plain)).ok()
         });
         self.daemon = Some(daemon);
     }
 
-    pub(super) fn path(&self, name: &str) -> PathBuf {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
 
     /// Puts mails into the inbox, as a mail server does.
-    pub(super) fn deliver(&self, mails: impl IntoIterator<Item = String>) {
+    pub(crate) fn deliver(&self, mails: impl IntoIterator<Item = String>) {
         self.deliver_to("mail", mails);
     }
 
-    pub(super) fn deliver_to(&self, folder: &str, mails: impl IntoIterator<Item = String>) {
+    pub(crate) fn deliver_to(&self, folder: &str, mails: impl IntoIterator<Item = String>) {
         static COUNT: AtomicUsize = AtomicUsize::new(0);
         for mail in mails {
             let name = format!("{:010}.M1.host", 1_700_000_000 + COUNT.fetch_add(1, Ordering::Relaxed));
@@ -73,32 +73,24 @@ impl Imap {
         }
     }
 
-    /// A site that reads this mailbox; `port` is one of ours, `more` further keys of `[mailboxes.imap]`.
-    pub(super) fn site(&self, port: u16, more: &str) -> Site {
-        let tls = if port == self.implicit { "implicit" } else { "starttls" };
-        let site = crate::inbox::site(&format!(
-            "[[mailboxes]]\nname = \"bounces\"\npoll = \"30s\"\nmessage_bytes = 20000\n[mailboxes.imap]\nhost = \"127.0.0.1\"\nport = {port}\n\
-             tls = \"{tls}\"\nca_file = \"ca.pem\"\nuser = \"{}\"\npassword = {{ file = \"password\" }}\nreply_timeout = \"20s\"\n{more}\n",
-            LOGIN.0
-        ));
-        site.write("config/ca.pem", self.authority.as_bytes());
-        site.write("config/password", LOGIN.1.as_bytes());
-        site
-    }
-
-    fn configuration(&self) -> String {
+    fn configuration(&self, has_tls: bool) -> String {
+        let tls = if has_tls {
+            "ssl = required\nssl_cert = <{folder}/server.pem\nssl_key = <{folder}/server.pem"
+        } else {
+            "ssl = no\ndisable_plaintext_auth = no"
+        };
         let id = |flags| self.user.run(&["id", flags]).trim().to_owned();
         let (name, group, uid, gid) = (id("-un"), id("-gn"), id("-u"), id("-g"));
-        let (folder, implicit, starttls) = (text(self.folder.path()), self.implicit, self.starttls);
+        let ssl = if has_tls { "yes" } else { "no" };
+        let tls = tls.replace("{folder}", text(self.folder.path()));
+        let (folder, implicit, plain) = (text(self.folder.path()), self.implicit, self.plain);
         format!(
             "base_dir = {folder}/run
 state_dir = {folder}/run
 log_path = {folder}/dovecot.log
 protocols = imap
 listen = 127.0.0.1
-ssl = required
-ssl_cert = <{folder}/server.pem
-ssl_key = <{folder}/server.pem
+{tls}
 default_internal_user = {name}
 default_internal_group = {group}
 default_login_user = {name}
@@ -122,11 +114,11 @@ service auth-worker {{
 service imap-login {{
   chroot =
   inet_listener imap {{
-    port = {starttls}
+    port = {plain}
   }}
   inet_listener imaps {{
     port = {implicit}
-    ssl = yes
+    ssl = {ssl}
   }}
 }}
 service anvil {{

@@ -9,7 +9,7 @@ use aftercall::crash::{STEPS, Step};
 use aftercall::store::Store;
 
 use super::imap::{Imap, LOGIN};
-use super::postfix::{CRM, Postfix, certified};
+use super::postfix::{CRM, Certified, Postfix, certified};
 use super::postgres::{ask, database};
 use super::{User, free_port, text};
 use crate::inbox::{inbounds, mail, mails, names, quarantined, site};
@@ -17,6 +17,40 @@ use crate::support::{Site, TenantFile, call, header, parsed, until};
 
 /// A Postfix that tries again every second.
 const IMPATIENT: &str = "queue_run_delay = 1s\nminimal_backoff_time = 1s\nmaximal_backoff_time = 1s";
+
+/// A Dovecot with a certificate, and the authority that vouches for it.
+struct Server {
+    imap: Imap,
+    authority: String,
+}
+
+impl Server {
+    fn start() -> Self {
+        let Certified { authority, server } = certified("127.0.0.1");
+        Self { imap: Imap::start(Some(&server)), authority }
+    }
+
+    /// A site that reads its mailbox; `port` is one of the server's, `more` further keys of `[mailboxes.imap]`.
+    fn site(&self, port: u16, more: &str) -> Site {
+        let tls = if port == self.implicit { "implicit" } else { "starttls" };
+        let site = site(&format!(
+            "[[mailboxes]]\nname = \"bounces\"\npoll = \"30s\"\nmessage_bytes = 20000\n[mailboxes.imap]\nhost = \"127.0.0.1\"\nport = {port}\n\
+             tls = \"{tls}\"\nca_file = \"ca.pem\"\nuser = \"{}\"\npassword = {{ file = \"password\" }}\nreply_timeout = \"20s\"\n{more}\n",
+            LOGIN.0
+        ));
+        site.write("config/ca.pem", self.authority.as_bytes());
+        site.write("config/password", LOGIN.1.as_bytes());
+        site
+    }
+}
+
+impl std::ops::Deref for Server {
+    type Target = Imap;
+
+    fn deref(&self) -> &Imap {
+        &self.imap
+    }
+}
 
 /// The signal by which a process ends itself at once.
 const SIGABRT: i32 = 6;
@@ -38,7 +72,7 @@ fn count(imap: &Imap, folder: &str) -> usize {
 
 #[test]
 fn mails_are_stored_and_moved_and_one_that_comes_while_idling_is_seen_at_once() {
-    let imap = Imap::start();
+    let imap = Server::start();
     imap.deliver(all(0..3));
     let site = imap.site(imap.implicit, "done_folder = \"Done\"");
     let serve = site.serve();
@@ -62,9 +96,9 @@ fn mails_are_stored_and_moved_and_one_that_comes_while_idling_is_seen_at_once() 
 
 #[test]
 fn a_mailbox_opens_by_starttls_to_whom_it_should_and_to_nobody_else() {
-    let imap = Imap::start();
+    let imap = Server::start();
     imap.deliver(all(0..1));
-    let site = imap.site(imap.starttls, "");
+    let site = imap.site(imap.plain, "");
     assert_eq!(site.run(&["fetch"]).with_code(0).out, "bounces: UID 1: inbound 1\n");
     for (file, content, told) in [
         (
@@ -74,7 +108,7 @@ fn a_mailbox_opens_by_starttls_to_whom_it_should_and_to_nobody_else() {
         ),
         ("config/ca.pem", certified("127.0.0.1").authority, "starting TLS: invalid peer certificate"),
     ] {
-        for port in [imap.starttls, imap.implicit] {
+        for port in [imap.plain, imap.implicit] {
             let site = imap.site(port, "");
             site.write(file, content.as_bytes());
             let ended = site.run(&["fetch"]).with_code(1);
@@ -92,7 +126,7 @@ fn a_mailbox_opens_by_starttls_to_whom_it_should_and_to_nobody_else() {
 
 #[test]
 fn a_thousand_mails_are_read_in_order_and_once() {
-    let imap = Imap::start();
+    let imap = Server::start();
     imap.deliver(all(0..1000));
     imap.deliver([format!("Subject: large\r\n\r\n{}\r\n", "x".repeat(20_000))]);
     imap.deliver(all(1000..1001));
@@ -111,7 +145,7 @@ fn a_thousand_mails_are_read_in_order_and_once() {
 
 #[test]
 fn what_becomes_of_a_stored_mail_is_what_the_mailbox_says() {
-    let imap = Imap::start();
+    let imap = Server::start();
     imap.deliver(all(0..2));
     let kept = imap.site(imap.implicit, "done = \"keep\"");
     assert_eq!(kept.run(&["fetch"]).with_code(0).out.lines().count(), 2);
@@ -126,7 +160,7 @@ fn what_becomes_of_a_stored_mail_is_what_the_mailbox_says() {
 
 #[test]
 fn a_folder_that_was_made_anew_is_read_anew_and_no_mail_is_taken_twice() {
-    let imap = Imap::start();
+    let imap = Server::start();
     let make = || {
         for place in ["new", "cur", "tmp"] {
             User::Any("dovecot").run(&["mkdir", "-p", text(&imap.path("mail/.Bounces").join(place))]);
@@ -160,7 +194,7 @@ fn position(site: &Site) -> u32 {
 /// Lets `serve` die at a step of reading, starts it again, and looks at what came of the mails.
 fn die_and_go_on(step: Step, url: Option<&str>) {
     const MAILS: usize = 5;
-    let imap = Imap::start();
+    let imap = Server::start();
     imap.deliver(all(0..MAILS));
     let site = imap.site(imap.implicit, "done_folder = \"Done\"");
     let file = site.path("config/aftercall.sqlite").display().to_string();
