@@ -12,8 +12,8 @@ mod dice;
 mod dovecot;
 #[path = "support/serving.rs"]
 mod serving;
+#[expect(dead_code, reason = "there are no sessions here")]
 mod support;
-#[expect(clippy::disallowed_methods, reason = "it belongs to the tests")]
 #[path = "../tests/it/waiting.rs"]
 mod waiting;
 
@@ -119,10 +119,10 @@ fn killed(folder: &Path, mailbox: &str, (mails, kills): (usize, usize), dice: &m
         Connection::open(&store)?.query_row(&sql, [], |row| row.get(0))
     };
     for _ in 0..kills {
+        let before = if store.exists() { count("*")? } else { 0 };
         let mut serve = Serving::start(folder, &store.to_string_lossy())?;
-        // It reads a few hundred mails between its start and its end.
-        waiting::until("the store", || count("*").ok());
-        std::thread::park_timeout(Duration::from_millis(20 + dice.roll(250)));
+        waiting::until("a mail", || count("*").ok().filter(|count| *count > before || *count == mails));
+        std::thread::park_timeout(Duration::from_millis(dice.roll(30)));
         serve.running()?;
         drop(serve);
         killed_at.push(count("*")?);

@@ -8,6 +8,6 @@
 )]
 #[path = "../../tests/it/servers/daemon.rs"]
 mod daemon;
-#[expect(clippy::unwrap_used, dead_code, reason = "it belongs to the tests, which use more of it")]
+#[expect(clippy::unwrap_used, reason = "it belongs to the tests")]
 #[path = "../../tests/it/servers/imap.rs"]
 pub(crate) mod imap;

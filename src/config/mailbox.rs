@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use jiff::SignedDuration;
 
 use super::reader::Section;
-use super::tenant::{Login, Tls, TlsPlace, login, tls_place};
+use super::tenant::{Login, ServerPlace, Tls, login, server_place};
 
 /// The mailbox of what `receive` brings, where none is named.
 pub const PIPE: &str = "pipe";
@@ -210,7 +210,7 @@ fn source(section: &Section<'_>, base: &Path) -> Option<Source> {
 }
 
 fn imap(section: &Section<'_>, base: &Path) -> Option<Imap> {
-    let TlsPlace { host, port, tls, ca_file } = tls_place(section, base, Tls::Implicit);
+    let ServerPlace { host, port, tls, ca_file } = server_place(section, base, Tls::Implicit);
     if host.is_none() {
         section.problem("host", "missing");
     }

@@ -385,7 +385,7 @@ fn relay(
     url: Option<&RelayUrl>,
     sender: Option<&Sender>,
 ) -> Option<Relay> {
-    let TlsPlace { host, port, tls, ca_file } = tls_place(section, base, Tls::StartTls);
+    let ServerPlace { host, port, tls, ca_file } = server_place(section, base, Tls::StartTls);
     let login = login(section, base);
     let connections = section.integer("connections", 1..=64).and_then(|n| u32::try_from(n).ok()).unwrap_or(4);
     let hello = section.text("hello").or_else(|| sender.map(|sender| sender.address.domain().to_owned()));
@@ -412,8 +412,8 @@ fn relay(
     })
 }
 
-/// Where a server is, and how it is told from others.
-pub(super) struct TlsPlace {
+/// Where a server is, and how the connection is secured.
+pub(super) struct ServerPlace {
     pub(super) host: Option<String>,
     pub(super) port: Option<u16>,
     pub(super) tls: Tls,
@@ -421,7 +421,7 @@ pub(super) struct TlsPlace {
 }
 
 /// `host`, `port`, `tls` and `ca_file` of a section.
-pub(super) fn tls_place(section: &Section<'_>, base: &Path, usual: Tls) -> TlsPlace {
+pub(super) fn server_place(section: &Section<'_>, base: &Path, usual: Tls) -> ServerPlace {
     let tls = section
         .one_of("tls", &[("implicit", Tls::Implicit), ("starttls", Tls::StartTls), ("none", Tls::None)]);
     let (host, port) = (section.text("host"), section.integer("port", 1..=65535));
@@ -429,7 +429,7 @@ pub(super) fn tls_place(section: &Section<'_>, base: &Path, usual: Tls) -> TlsPl
     if let Some(file) = ca_file.as_ref().filter(|file| !file.is_file()) {
         section.problem("ca_file", format_args!("there is no file {}", file.display()));
     }
-    TlsPlace {
+    ServerPlace {
         host,
         port: port.and_then(|port| u16::try_from(port).ok()),
         tls: tls.unwrap_or(usual),

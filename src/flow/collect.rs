@@ -92,6 +92,8 @@ pub struct Collector {
     /// TLS and tokens towards its server, where it has one.
     access: Option<(TlsConnector, Option<Tokens>)>,
     noted: Option<Timestamp>,
+    /// Whether mails were settled since the last failure.
+    has_moved: bool,
 }
 
 impl Collector {
@@ -102,7 +104,7 @@ impl Collector {
             Source::Maildir(_) | Source::Lmtp(_) | Source::Pipe => None,
         };
         let (mailbox, store) = (mailbox.clone(), store.clone());
-        Ok(Self { mailbox, store, instance, clock, access, noted: None })
+        Ok(Self { mailbox, store, instance, clock, access, noted: None, has_moved: false })
     }
 
     /// Reads until told to stop, or until the store fails.
@@ -121,6 +123,9 @@ impl Collector {
         let mut held = None;
         loop {
             let work = AssertUnwindSafe(self.work(&mut held, &mut trouble)).catch_unwind().await;
+            if std::mem::take(&mut self.has_moved) {
+                trouble.wait = FIRST;
+            }
             let wait = match work {
                 Ok(Err(CollectError::Store(error))) => return Err(error),
                 Ok(Err(CollectError::Held)) => {
@@ -207,6 +212,7 @@ impl Collector {
             names.iter().zip(taken).for_each(|(name, taken)| told(name, taken));
             reader.settle().await?;
             reached(Step::MailboxChanged);
+            self.has_moved = true;
             if let Some(position) = reader.position().cloned() {
                 let name = self.mailbox.name.clone();
                 if !self.store.note_position(name, self.instance, position).await? {

@@ -560,6 +560,33 @@ fn read_around_mail_3(way: fn(&mut Talk, &str) -> Option<bool>) {
 }
 
 #[test]
+fn a_mail_that_a_server_falls_over_however_it_is_asked_for_stops_nothing() {
+    let (port, _) = imap(|talk, tag, command| {
+        if command.starts_with("UID SEARCH") {
+            // The position behind a star and a first number, or numbers.
+            let from: u32 = command["UID SEARCH UID ".len()..].split([':', ',']).next()?.parse().unwrap();
+            let there: Vec<String> = (from..=100).map(|uid| uid.to_string()).collect();
+            return Some(!talk.say(&format!("* SEARCH {}\r\n{tag} OK done\r\n", there.join(" "))));
+        }
+        let uids: Vec<&str> = command.split(' ').nth(2).unwrap_or_default().split(',').collect();
+        if command.contains("BODY.PEEK") && uids.contains(&"40") {
+            return None;
+        }
+        if command.contains("BODY.PEEK[]") && (uids.contains(&"20") || uids.contains(&"80")) {
+            return Some(!talk.say(&format!("{tag} NO [SERVERBUG] cannot\r\n")));
+        }
+        usual(talk, command)
+    });
+    let site = imap_site(port, &format!("{NO_TLS}\ndone = \"keep\""));
+    let serve = site.serve();
+    wait_for(&site, 97);
+    until("what could not be had", || (quarantined(&site).len() == 3).then_some(()));
+    assert_eq!(serve.terminate(), 0);
+    let is_good = |uid: &usize| ![20, 40, 80].contains(uid);
+    assert_eq!(mails(&site), (1..=100).filter(is_good).map(mail).collect::<Vec<_>>());
+}
+
+#[test]
 fn a_server_that_refuses_to_move_mails_keeps_none_from_being_stored() {
     let (port, _) = imap(|talk, tag, command| {
         if command.starts_with("UID COPY") {

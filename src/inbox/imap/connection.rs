@@ -150,18 +150,15 @@ impl Connection {
         })
     }
 
-    /// The numbers of the mails that match, in order. A list that is not there would look like an empty folder.
+    /// The numbers of the mails that match, in order. Where none do, some servers give no list.
     pub(super) async fn search(&mut self, what: &str) -> Result<BTreeSet<u32>, Fault> {
-        let doing = "listing the folder";
         self.has_news = false;
-        let heard = self.command(doing, &format!("UID SEARCH {what}"), LIST).await?;
-        let mut lists = heard.iter().filter_map(|response| match response {
+        let heard = self.command("listing the folder", &format!("UID SEARCH {what}"), LIST).await?;
+        let lists = heard.iter().filter_map(|response| match response {
             Response::Untagged(text) => text.strip_prefix("SEARCH"),
             _ => None,
         });
-        let Some(list) = lists.next() else { return Err(Fault::lost(doing, &"the server gave no list")) };
-        let all = std::iter::once(list).chain(lists);
-        Ok(all.flat_map(str::split_ascii_whitespace).filter_map(|uid| uid.parse().ok()).collect())
+        Ok(lists.flat_map(str::split_ascii_whitespace).filter_map(|uid| uid.parse().ok()).collect())
     }
 
     /// The sizes that the server tells, by number.

@@ -19,6 +19,8 @@ use crate::oauth::Tokens;
 
 /// After so many failures with one mail alone, its head is taken in its place.
 const TRIES: u32 = 3;
+/// After so many, nothing of it: there are servers that fall over a broken mail, however it is asked for.
+const TRIES_IN_ALL: u32 = 5;
 /// The longest time in IDLE: less than servers, and what stands between, keep a silent connection.
 const LONGEST_IDLE: Duration = Duration::from_secs(9 * 60);
 
@@ -48,10 +50,28 @@ struct Group {
 /// What was in the way.
 #[derive(Default)]
 struct Trouble {
-    /// Whether mails are fetched one by one, to find which it is.
-    singly: bool,
+    /// Up to this number mails are fetched one by one, to find which it is.
+    singly_to: u32,
+    /// The last one that failed alone, and how often.
     uid: u32,
     times: u32,
+}
+
+impl Trouble {
+    fn times_of(&self, uid: u32) -> u32 {
+        if self.uid == uid { self.times } else { 0 }
+    }
+
+    /// Notes that these mails could not be fetched. What the server refuses it will refuse again.
+    fn note(&mut self, uids: &[u32], is_refused: bool) {
+        let &[uid] = uids else {
+            self.singly_to = uids.last().copied().unwrap_or(0);
+            return;
+        };
+        let times = self.times_of(uid);
+        let more = if is_refused && times < TRIES { TRIES } else { times + 1 };
+        (self.uid, self.times) = (uid, more);
+    }
 }
 
 impl Reader {
@@ -124,27 +144,27 @@ impl Reader {
 
     pub(super) async fn fetch(&mut self) -> Result<Vec<Mail>, Fault> {
         loop {
-            let most = if self.trouble.singly { 1 } else { AT_ONCE };
+            let Some(first) = self.waiting.front().copied() else { return Ok(Vec::new()) };
+            let times = self.trouble.times_of(first);
+            let most = if first <= self.trouble.singly_to || times > 0 { 1 } else { AT_ONCE };
             let next: Vec<u32> = self.waiting.iter().take(most).copied().collect();
-            if next.is_empty() {
-                return Ok(Vec::new());
-            }
-            let is_hopeless = next[..] == [self.trouble.uid] && self.trouble.times >= TRIES;
-            let fetched = if is_hopeless { self.head_of(next[0]).await } else { self.group_of(&next).await };
-            if fetched.is_err() {
-                self.trouble = match next[..] {
-                    [uid] if uid == self.trouble.uid => {
-                        Trouble { times: self.trouble.times + 1, ..self.trouble }
+            let fetched = match times {
+                0..TRIES => self.group_of(&next).await,
+                TRIES..TRIES_IN_ALL => self.head_of(first).await,
+                _ => Ok(vec![self.not_given(first, Vec::new())]),
+            };
+            match self.unless_lost(fetched) {
+                Ok(mails) => {
+                    self.waiting.retain(|uid| *uid > self.group.last);
+                    if !mails.is_empty() {
+                        return Ok(mails);
                     }
-                    [uid] => Trouble { singly: true, uid, times: 1 },
-                    _ => Trouble { singly: true, ..self.trouble },
-                };
-            }
-            let mails = self.unless_lost(fetched)?;
-            self.trouble.singly = false;
-            self.waiting.retain(|uid| *uid > self.group.last);
-            if !mails.is_empty() {
-                return Ok(mails);
+                }
+                Err(Fault::Refused { .. }) => self.trouble.note(&next, true),
+                Err(fault) => {
+                    self.trouble.note(&next, false);
+                    return Err(fault);
+                }
             }
         }
     }
@@ -194,12 +214,16 @@ impl Reader {
             Err(Fault::Refused { .. }) => Vec::new(),
             Err(fault) => return Err(fault),
         };
+        Ok(vec![self.not_given(uid, head)])
+    }
+
+    fn not_given(&mut self, uid: u32, head: Vec<u8>) -> Mail {
         self.group = Group { last: uid, ..Group::default() };
         let validity = self.position.uid_validity;
         // The same words each time, so that the same mail stays the same inbound.
         let fault =
             format!("the server does not give mail {uid} (UIDVALIDITY {validity}); only its head is kept");
-        Ok(vec![self.mail(uid, head, Some(fault))])
+        self.mail(uid, head, Some(fault))
     }
 
     fn mail(&mut self, uid: u32, mut raw: Vec<u8>, fault: Option<String>) -> Mail {
