@@ -42,7 +42,10 @@ pub(super) struct Wire {
     left: usize,
 }
 
-/// Why nothing more is read.
+/// The most literals of one response; one is asked for.
+const MOST_LITERALS: usize = 64;
+
+/// What goes on while a response is read.
 const READING: &str = "reading an answer";
 
 impl Wire {
@@ -101,7 +104,8 @@ fn measure(received: &[u8]) -> Result<(usize, Vec<Range<usize>>), usize> {
     loop {
         let end = at + memchr(b'\n', &received[at..]).ok_or(1_usize)?;
         let line = &received[at..end];
-        let Some(length) = literal(line).filter(|_| may_have_literals) else {
+        let Some(length) = literal(line).filter(|_| may_have_literals && literals.len() < MOST_LITERALS)
+        else {
             return Ok((end + 1, literals));
         };
         let from = end + 1;
@@ -326,6 +330,11 @@ mod tests {
         ] {
             assert!(read(format!("{odd}\r\n").as_bytes()).is_some(), "{odd}");
         }
+        let many = [b"* 1 FETCH (A ", &b"{0}\r\n".repeat(200_000)[..]].concat();
+        assert!(
+            measure(&many).unwrap().0 < 1000,
+            "what stands behind is another response, and none that fits"
+        );
         assert_eq!(measure(b"* 1 FETCH (A {18446744073709551615}\r\n"), Err(usize::MAX - 37));
     }
 }
