@@ -55,7 +55,7 @@ pub enum Plan {
 /// A mail to make.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Mail {
-    /// The ticket; none for the address that opens a new one.
+    /// The ticket's name as mail carries it; none for the address that opens a new one.
     pub ticket: Option<String>,
     /// To whom.
     pub recipient: Address,
@@ -109,7 +109,7 @@ pub fn plan(
         Err(reason) => return Plan::Hold { reason, supersedes },
     };
     let (due, waits_for) = due(session, tenant, ticket.is_none(), history.newest.is_some(), timing, now);
-    let hold = hold(history, last.copied(), ticket.as_ref());
+    let hold = hold(history, last.copied(), session.ticket.id.as_ref());
     Plan::Send(Mail {
         ticket,
         recipient,
@@ -125,13 +125,11 @@ pub fn plan(
 /// The ticket and the address of its mail, or why there is none.
 fn target(session: &Session, tenant: &Tenant) -> Result<(Option<String>, Address), String> {
     match (&session.ticket.id, &tenant.missing_ticket) {
-        (Some(ticket), _) => match tenant.profile.ticket.refusal(ticket) {
-            Some(refusal) => Err(refusal),
-            None => {
-                let address = tenant.recipient.address(ticket).map_err(|error| error.to_string())?;
-                Ok((Some(ticket.clone()), address))
-            }
-        },
+        (Some(id), _) => {
+            let ticket = tenant.tickets.for_mail(&tenant.profile, id, session.ticket.url.as_deref())?;
+            let address = tenant.recipient.address(&ticket).map_err(|error| error.to_string())?;
+            Ok((Some(ticket), address))
+        }
         (None, _) if session.ticket.unusable => {
             Err("the ticket id has control characters or is over 200 characters".to_owned())
         }

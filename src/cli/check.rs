@@ -5,9 +5,10 @@ use std::io::{self, Write};
 use serde_json::json;
 
 use super::{Common, Exit};
-use crate::config::profile::Identity;
 use crate::config::reader::Problem;
+use crate::config::sources::Verified;
 use crate::config::tenant::Tenant;
+use crate::config::ticket::Identity;
 use crate::config::{Config, Problems};
 use crate::deliver::tls::connector;
 use crate::dkim::Signer;
@@ -27,16 +28,30 @@ pub(super) fn run(common: &Common) -> anyhow::Result<Exit> {
         config.tenants.values().flat_map(|tenant| check(&config, common, tenant)).collect();
     if problems.is_empty() {
         for tenant in config.tenants.values() {
-            let identity = match tenant.profile.ticket.identity {
-                Identity::Number => "out_ticket_id is the ticket's number",
-                Identity::Id => "out_ticket_id is the ticket's internal id",
-                Identity::Same => "a ticket has one id",
-            };
-            writeln!(out, "tenant {}: ok; {}: {identity}", tenant.name, tenant.profile.title)?;
+            say(&mut out, tenant)?;
         }
         return Ok(Exit::Done);
     }
     tell(&mut out, &problems)
+}
+
+/// What a tenant's ticket ids are taken for, and what of its profile nobody has tried.
+fn say(out: &mut dyn Write, tenant: &Tenant) -> io::Result<()> {
+    let identity = match tenant.tickets.identity {
+        Identity::Number => "out_ticket_id is the ticket's number",
+        Identity::Id => "out_ticket_id is the ticket's internal id",
+        Identity::Token => "out_ticket_id is the ticket's name for mail",
+        Identity::Same => "a ticket has one id",
+    };
+    let profile = &tenant.profile;
+    writeln!(out, "tenant {}: ok; {}: {identity}", tenant.name, profile.title)?;
+    if let Some(condition) = &profile.ticket.condition {
+        writeln!(out, "  a mail reaches its ticket only if {condition}")?;
+    }
+    for source in profile.sources.iter().filter(|source| source.verified == Verified::Inferred) {
+        writeln!(out, "  only inferred, so try it first: {} ({})", source.group, source.note)?;
+    }
+    Ok(())
 }
 
 fn tell(out: &mut dyn Write, problems: &[Problem]) -> anyhow::Result<Exit> {

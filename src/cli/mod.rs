@@ -5,6 +5,7 @@ mod demo;
 mod log;
 mod outbox;
 mod preview;
+mod profile;
 mod send;
 mod serve;
 mod table;
@@ -71,6 +72,8 @@ enum Command {
     Log(log::Arguments),
     /// What waits and why; retry, hold, release or cancel it.
     Outbox(outbox::Arguments),
+    /// The CRMs that are known: what each takes, and what it would make of a session.
+    Profile(profile::Arguments),
 }
 
 /// How a command ended.
@@ -116,6 +119,7 @@ fn run(arguments: Arguments) -> anyhow::Result<Exit> {
                 demo::run(&arguments).await
             }
             Command::Check => check::run(&common),
+            Command::Profile(arguments) => profile::run(&common, &arguments).await,
             _ => {
                 let config = common.load()?;
                 let filter = common.log.as_deref().unwrap_or(if serving { "info" } else { "warn" });
@@ -126,7 +130,7 @@ fn run(arguments: Arguments) -> anyhow::Result<Exit> {
                     Command::Preview(arguments) => preview::run(&config, &arguments).await,
                     Command::Log(arguments) => log::run(&config, &arguments),
                     Command::Outbox(arguments) => outbox::run(&config, arguments).await,
-                    Command::Demo(_) | Command::Check => Ok(Exit::Done),
+                    Command::Demo(_) | Command::Check | Command::Profile(_) => Ok(Exit::Done),
                 }
             }
         }

@@ -3,6 +3,8 @@
 //! `aftercall.toml` holds what is common, `tenants/NAME.toml` one tenant each, `profiles/NAME.toml` profiles of
 //! the integrator's own. Everything wrong in all of them is told at once.
 
+pub mod acts;
+pub mod chosen;
 pub mod dkim;
 pub mod marks;
 pub mod oauth2;
@@ -10,7 +12,10 @@ pub mod profile;
 pub mod rate;
 pub mod reader;
 pub mod secret;
+pub mod shipped;
+pub mod sources;
 pub mod tenant;
+pub mod ticket;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -110,8 +115,15 @@ impl Config {
         if let Some(store) = store {
             config.store = store.clone();
         }
-        let profiles = profiles(folder, &mut problems);
-        for (name, file, source) in files(&folder.join("tenants"), &mut problems) {
+        let tenants = files(&folder.join("tenants"), &mut problems);
+        // Compiling the patterns of all profiles takes longer than the rest of a start.
+        let named: Vec<String> =
+            tenants.iter().filter_map(|(_, file, source)| named_profile(file, source)).collect();
+        let is_wanted = |name: &str, file: &Path| {
+            file.parent() != Some(Path::new("")) || named.iter().any(|known| known == name)
+        };
+        let profiles = profiles(folder, is_wanted, &mut problems);
+        for (name, file, source) in tenants {
             match tenant::parse(&name, &file, &source, folder, &profiles, overrides) {
                 Ok(tenant) => _ = config.tenants.insert(name, tenant),
                 Err(found) => problems.extend(found),
@@ -209,12 +221,28 @@ fn server(url: &str, password: Option<&Secret>) -> Result<Secret, String> {
     Ok(Secret::new(format!("postgres://{user}:{encoded}@{place}")))
 }
 
-/// The shipped profiles and those of the folder, which take precedence.
-fn profiles(folder: &Path, problems: &mut Vec<Problem>) -> BTreeMap<String, Profile> {
-    let shipped = SHIPPED.map(|(name, source)| (name.to_owned(), PathBuf::from(name), source.to_owned()));
+/// The texts of the shipped profiles and of those of the folder, which take precedence; by name, each with its file.
+pub fn profile_sources(folder: &Path, problems: &mut Vec<Problem>) -> BTreeMap<String, (PathBuf, String)> {
+    let shipped = SHIPPED.map(|(name, source)| (name.to_owned(), (PathBuf::from(name), source.to_owned())));
     let own = files(&folder.join("profiles"), problems);
+    shipped.into_iter().chain(own.into_iter().map(|(name, file, source)| (name, (file, source)))).collect()
+}
+
+/// The profile that a tenant's file names.
+fn named_profile(file: &Path, source: &str) -> Option<String> {
+    Document::parse(file, source).root().section("profile").text("name")
+}
+
+/// The shipped profiles and those of the folder, which take precedence, as far as they are wanted; asked by name and
+/// file, which has no folder for a shipped one.
+pub fn profiles(
+    folder: &Path,
+    is_wanted: impl Fn(&str, &Path) -> bool,
+    problems: &mut Vec<Problem>,
+) -> BTreeMap<String, Profile> {
     let mut profiles = BTreeMap::new();
-    for (name, file, source) in shipped.into_iter().chain(own) {
+    let sources = profile_sources(folder, problems).into_iter();
+    for (name, (file, source)) in sources.filter(|(name, (file, _))| is_wanted(name, file)) {
         match Profile::parse(&name, &file, &source) {
             Ok(profile) => _ = profiles.insert(name, profile),
             Err(found) => problems.extend(found),
@@ -289,7 +317,10 @@ mod tests {
         std::fs::create_dir(folder.path().join("profiles")).unwrap();
         let own = "title = \"Own\"\nsubject = \"<<{ticket}>>\"\n";
         std::fs::write(folder.path().join("profiles/generic.toml"), own).unwrap();
-        let profiles = profiles(folder.path(), &mut Vec::new());
-        assert_eq!((profiles.len(), profiles["generic"].subject.as_str()), (4, "<<{ticket}>>"));
+        let profiles = profiles(folder.path(), |_, _| true, &mut Vec::new());
+        assert_eq!(
+            (profiles.len(), profiles["generic"].subject.as_deref()),
+            (SHIPPED.len(), Some("<<{ticket}>>"))
+        );
     }
 }

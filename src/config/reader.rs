@@ -198,6 +198,13 @@ impl<'d> Section<'d> {
         texts.unwrap_or_else(|| self.mistyped(key, "a list of strings", value.get_ref()).unwrap_or_default())
     }
 
+    /// A list of strings that have a form of their own; each that does not have it is a problem.
+    pub fn list<T: FromStr<Err: fmt::Display>>(&self, key: &'static str) -> Vec<T> {
+        let parsed =
+            self.texts(key).into_iter().map(|text| text.parse().map_err(|error| self.problem(key, error)));
+        parsed.filter_map(Result::ok).collect()
+    }
+
     /// A table within this one.
     pub fn section(&self, key: &'static str) -> Section<'d> {
         let value = self.get(key);

@@ -6,9 +6,10 @@ use std::path::{Path, PathBuf};
 use jiff::SignedDuration;
 use jiff::tz::TimeZone;
 
+use super::chosen::{self, Chosen, Tickets};
 use super::dkim::{self, Dkim};
 use super::oauth2::{self, OAuth2};
-use super::profile::Profile;
+use super::profile::{Profile, fill};
 use super::rate::{self, Budget};
 use super::reader::{Document, Problem, Section};
 use super::secret::{self, Secret};
@@ -30,12 +31,16 @@ pub struct Tenant {
     pub language: String,
     /// The zone to write times in; none keeps the platform's offset.
     pub time_zone: Option<TimeZone>,
+    /// How updates reach the CRM.
+    pub channel: Channel,
     /// Who the mails are from.
     pub sender: Sender,
     /// Where updates go.
     pub recipient: Recipient,
     /// How the CRM takes mail.
     pub profile: Profile,
+    /// What its sessions say of a ticket.
+    pub tickets: Tickets,
     /// The values of the profile's parameters.
     pub parameters: BTreeMap<String, String>,
     /// A folder whose files replace the shipped templates.
@@ -58,6 +63,15 @@ pub struct Tenant {
     pub token_key: Option<Secret>,
     /// The keys that sign each mail.
     pub dkim: Vec<Dkim>,
+}
+
+/// A way of an update to the CRM.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Channel {
+    /// A mail to the CRM's address.
+    Email,
+    /// A note and the file, attached to the record over REST.
+    Record,
 }
 
 /// Who the mails are from.
@@ -246,8 +260,9 @@ fn tenant(
             .ok()
     });
     let sender = sender(&root.section("sender"));
-    let (profile, parameters) = chosen_profile(&root.section("profile"), profiles).unzip();
-    let recipient = recipient(&root.section("recipient"), profile.as_ref());
+    let channel = channel(root);
+    let chosen = chosen::read(&root.section("profile"), profiles, channel);
+    let recipient = recipient(&root.section("recipient"), chosen.as_ref());
     let relay = relay(&root.section("relay"), base, overrides.relay.as_ref(), sender.as_ref());
     let rate = root.section("rate");
     let budgets = rate::read(&rate, &format!("tenant {name}"));
@@ -261,20 +276,23 @@ fn tenant(
     if let Some(folder) = templates.as_ref().filter(|folder| !folder.is_dir()) {
         root.problem("templates", format_args!("there is no folder {}", folder.display()));
     }
-    let limits = limits(&root.section("limits"), profile.as_ref());
+    let limits = limits(&root.section("limits"), chosen.as_ref().map(|chosen| &chosen.profile));
     let token_key = secret::load(root, "token_key", base);
     let dkim = dkim::read(root, base, sender.as_ref());
     root.finish();
+    let Chosen { profile, parameters, tickets } = chosen?;
     Some(Tenant {
         name: name.to_owned(),
         title: title.unwrap_or_else(|| name.to_owned()),
         instance: instance.unwrap_or_else(|| name.to_owned()),
         language: language.unwrap_or_else(|| "en".to_owned()),
         time_zone,
+        channel,
         sender: sender?,
         recipient: recipient?,
-        profile: profile?,
-        parameters: parameters?,
+        profile,
+        tickets,
+        parameters,
         templates,
         relay: relay?,
         budgets,
@@ -286,6 +304,14 @@ fn tenant(
         token_key,
         dkim,
     })
+}
+
+fn channel(root: &Section<'_>) -> Channel {
+    let channel = root.one_of("channel", &[("email", Channel::Email), ("record", Channel::Record)]);
+    if channel == Some(Channel::Record) {
+        root.problem("channel", "no profile has a recipe for the record channel");
+    }
+    channel.unwrap_or(Channel::Email)
 }
 
 fn settle(root: &Section<'_>) -> Option<SignedDuration> {
@@ -318,32 +344,20 @@ fn sender(section: &Section<'_>) -> Option<Sender> {
     Some(Sender { address: address?, name, bounces: bounces? })
 }
 
-fn recipient(section: &Section<'_>, profile: Option<&Profile>) -> Option<Recipient> {
+fn recipient(section: &Section<'_>, chosen: Option<&Chosen>) -> Option<Recipient> {
     let fixed: Option<Address> = section.read("address");
     let pattern = section.text("pattern");
     section.finish();
-    match (fixed, pattern) {
+    let is_told = section.names("address") || section.names("pattern");
+    let of_profile = chosen.filter(|_| !is_told).and_then(|chosen| {
+        let pattern = chosen.profile.recipient.as_ref()?;
+        Some(fill(pattern, &chosen.parameters, "{ticket}"))
+    });
+    match (fixed, pattern.or(of_profile)) {
         (Some(address), None) => Some(Recipient::Fixed(address)),
-        (None, Some(pattern)) => {
-            let Some((before, after)) = pattern.split_once("{ticket}") else {
-                section.problem("pattern", "must hold {ticket}, as in support+id{ticket}@crm.example.com");
-                return None;
-            };
-            let recipient = Recipient::Ticket(before.to_owned(), after.to_owned());
-            let longest = "9".repeat(profile.map_or(1, |profile| profile.ticket.longest.min(20)));
-            match recipient.address(&longest) {
-                Ok(address) if address.local().contains(&longest) => Some(recipient),
-                Ok(_) => {
-                    section.problem("pattern", "{ticket} must stand before the @");
-                    None
-                }
-                Err(error) => {
-                    section.problem("pattern", format_args!("with a ticket filled in, {error}"));
-                    None
-                }
-            }
-        }
-        (None, None) if section.is_given() => None,
+        (None, Some(pattern)) => recipient_of_ticket(section, &pattern),
+        // An address that cannot be read is told already.
+        (None, None) if is_told => None,
         _ => {
             section.problem("address", "give either address or pattern");
             None
@@ -351,32 +365,19 @@ fn recipient(section: &Section<'_>, profile: Option<&Profile>) -> Option<Recipie
     }
 }
 
-fn chosen_profile(
-    section: &Section<'_>,
-    profiles: &BTreeMap<String, Profile>,
-) -> Option<(Profile, BTreeMap<String, String>)> {
-    let name: Option<String> = section.required("name");
-    let values = section.section("values");
-    let given: BTreeMap<String, String> = values.pairs().into_iter().collect();
-    section.finish();
-    let name = name?;
-    let Some(profile) = profiles.get(&name) else {
-        let known: Vec<&str> = profiles.keys().map(String::as_str).collect();
-        section.problem("name", format_args!("there is no profile {name:?}; there are {}", known.join(", ")));
+fn recipient_of_ticket(section: &Section<'_>, pattern: &str) -> Option<Recipient> {
+    const TICKET: &str = "1234567890";
+    let Some((before, after)) = pattern.split_once("{ticket}") else {
+        section.problem("pattern", "must hold {ticket}, as in support+id{ticket}@crm.example.com");
         return None;
     };
-    for parameter in profile.parameters.iter().filter(|parameter| !given.contains_key(*parameter)) {
-        section.problem("values", format_args!("the profile {name} needs a value for {parameter}"));
+    let recipient = Recipient::Ticket(before.to_owned(), after.to_owned());
+    match recipient.address(TICKET) {
+        Ok(address) if address.local().contains(TICKET) => return Some(recipient),
+        Ok(_) => section.problem("pattern", "{ticket} must stand before the @"),
+        Err(error) => section.problem("pattern", format_args!("with a ticket filled in, {error}")),
     }
-    for (key, value) in &given {
-        if !profile.parameters.contains(key) {
-            values.problem(key, format_args!("the profile {name} has no such parameter"));
-        }
-        if !value.chars().all(|c| c.is_ascii_graphic() && !"[]<>#".contains(c)) {
-            values.problem(key, "must be printable ASCII without blanks, brackets and #");
-        }
-    }
-    Some((profile.clone(), given))
+    None
 }
 
 fn relay(
@@ -558,7 +559,7 @@ mod tests {
             with("name = \"generic\"\nvalues = { rtname = \"x\" }").unwrap_err()[0]
                 .contains("no such parameter")
         );
-        assert!(with("name = \"rtt\"").unwrap_err()[0].contains("there are generic, redmine, rt, znuny"));
+        assert!(with("name = \"rtt\"").unwrap_err()[0].contains("there are chatwoot, dynamics, "));
     }
 
     #[test]

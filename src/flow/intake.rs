@@ -10,7 +10,7 @@ use tokio::task::spawn_blocking;
 use tracing::{error, info, warn};
 
 use super::desk::Desk;
-use crate::compose::{Composed, Parts, attachment_name, fits};
+use crate::compose::{Composed, Parts, attaches, attachment_name};
 use crate::crash;
 use crate::ids::{DeliveryId, Digest, SessionKey};
 use crate::plan::{History, Mail, Plan, Timing, plan};
@@ -189,7 +189,7 @@ impl Work {
 
     fn message(&self, session: Session, key: &SessionKey, digest: &Digest, mail: &Mail) -> Planned {
         let raw = &*self.document.bytes;
-        let attach = fits(raw.len(), self.desk.tenant.limits.message_bytes);
+        let attach = attaches(&self.desk.tenant, raw.len());
         let followed = self.followed.as_ref().map(|(_, raw)| &raw[..]);
         let rendered = match render(&self.desk, session, attach, followed) {
             Some(Ok(rendered)) => rendered,
@@ -274,7 +274,7 @@ pub fn draft(desk: &Desk, session: Session, raw: &[u8]) -> Result<(Rendered, Com
         Plan::Hold { reason, .. } => return Err(format!("this session would be held: {reason}")),
         Plan::Keep(reason) => return Err(reason.to_owned()),
     };
-    let attach = fits(raw.len(), desk.tenant.limits.message_bytes);
+    let attach = attaches(&desk.tenant, raw.len());
     let lang = session.lang.clone();
     let rendered = render_or_fall_back(desk, lang.as_deref(), data(desk, session, attach))?;
     let parts = Parts { session: &key, raw, digest: &digest, mail: &mail, rendered: &rendered, attach };
