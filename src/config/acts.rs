@@ -14,6 +14,10 @@ use super::ticket::starts_with;
 /// What breaks a meaning up. No product's token or command has it.
 const DOT: char = '·';
 
+/// What the templates' engine writes for a character; `&amp;` stays as it is, since a session may hold `&lt;`.
+const ENTITIES: [(&str, &str); 6] =
+    [("&lt;", "<"), ("&gt;", ">"), ("&quot;", "\""), ("&#x27;", "'"), ("&#x60;", "`"), ("&#x3D;", "=")];
+
 /// The most rounds of breaking up; a pattern that fits even then loses what it fits.
 const ROUNDS: usize = 4;
 
@@ -22,7 +26,7 @@ const COMMON: [&str; 5] = [
     r"#[^\w·]*(\d)",
     r"\b[A-Z][A-Z0-9_]+-(\d)",
     r"\b(?:INC|CS|RITM|REQ|CHG|PRB|S?C?TASK)(\d)",
-    r"(?i)\b(?:ref|thread|crm|case|ticket):+\s*([^\s·])",
+    r"(?i)\b(?:ref|thread|crm|case|ticket)(:+\s*\S)",
     r"(?i)\bref!?(\d)",
 ];
 
@@ -93,15 +97,18 @@ impl Acts {
         Cow::Owned(plain)
     }
 
+    /// One run of text. It is judged as its reader sees it, and left alone where nothing in it acts.
     fn run(&self, text: &str, plain: &mut String) {
-        for (at, line) in self.text.in_text(text).split('\n').enumerate() {
-            if at > 0 {
-                plain.push('\n');
-            }
-            if self.is_command(line) {
-                plain.extend([DOT, ' ']);
-            }
-            plain.push_str(line);
+        let read = ENTITIES.iter().fold(text.to_owned(), |text, (entity, c)| text.replace(entity, c));
+        let mut lines = Vec::new();
+        for line in self.text.in_text(&read).split('\n') {
+            lines.push(if self.is_command(line) { format!("{DOT} {line}") } else { line.to_owned() });
+        }
+        let harmless = lines.join("\n");
+        if harmless == read {
+            plain.push_str(text);
+        } else {
+            plain.push_str(&ENTITIES.iter().fold(harmless, |text, (entity, c)| text.replace(c, entity)));
         }
     }
 
@@ -252,10 +259,10 @@ first_line = "plain""##,
         assert_eq!(acts.text("#close\nfine\n  Status: Closed\n"), "· #close\nfine\n·   Status: Closed\n");
         assert_eq!(acts.text("\n* fine\n* too"), "\n· * fine\n* too");
         assert_eq!(acts.text("fine"), "fine");
-        let html = "<style>\n#a { b: c }</style><p title=\"#close\">a<br>#close<br>\n#set x 1 &lt;b&gt;</p>Status: x<a";
+        let html = "<style>\n#a { b: c }</style><p title=\"#close\">a<br>#close<br>\n#set x&#x3D;1 &lt;b&gt; &amp;lt;&nbsp;</p>Status: x<a";
         assert_eq!(
             acts.html(html),
-            "<style>\n#a { b: c }</style><p title=\"#close\">a<br>· #close<br>\n· #set x 1 &lt;b&gt;</p>· Status: x<a"
+            "<style>\n#a { b: c }</style><p title=\"#close\">a<br>· #close<br>\n· #set x&#x3D;1 &lt;b&gt; &amp;lt;&nbsp;</p>· Status: x<a"
         );
     }
 }

@@ -12,6 +12,7 @@ mod flow;
 mod intake;
 mod layers;
 mod oauth;
+mod profiles;
 mod python;
 mod readme;
 mod scenarios;
