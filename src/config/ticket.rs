@@ -186,6 +186,11 @@ impl TicketRules {
                 }
             }
         }
+        // They are counted apart, so equal ones are one name that was given for the other.
+        if names.number.is_some() && names.number == names.id {
+            return Err("number and internal id are the same, so out_ticket_id is not what the tenant says"
+                .to_owned());
+        }
         Ok(names)
     }
 
@@ -323,6 +328,7 @@ mod tests {
             (Identity::Id, i, Some("javascript:alert(1)//?TicketID=3"), Ok((None, Some(i)))),
             (Identity::Id, i, Some("https://x/other"), Ok((None, Some(i)))),
             (Identity::Number, n, Some("https://x/?TicketID=99999999999"), Ok((Some(n), None))),
+            (Identity::Id, "22", Some("https://x/?TicketID=22"), Ok((None, Some("22")))),
         ];
         for (identity, given, url, expected) in table {
             match (rules.names(identity, given, url), expected) {
@@ -333,6 +339,15 @@ mod tests {
                 (found, _) => panic!("{identity} {given} {url:?}: {found:?}"),
             }
         }
+    }
+
+    #[test]
+    fn an_id_that_is_given_for_a_number_is_noticed_by_its_url() {
+        let rules =
+            rules("identity = 'number'\nnumber = '[0-9]+'\nid = '[0-9]+'\nurls = ['zoom/(?<id>[0-9]+)']");
+        let names = |number, url| rules.names(Identity::Number, number, Some(url));
+        assert!(names("67001", "https://x/#ticket/zoom/1110").is_ok());
+        assert!(names("1110", "https://x/#ticket/zoom/1110").unwrap_err().contains("are the same"));
     }
 
     #[test]

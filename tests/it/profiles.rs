@@ -73,7 +73,7 @@ const CRMS: [Crm; 19] = [
     Crm {
         profile: "name = \"osticket\"",
         ticket: "104821",
-        // Only the first counts, and no other is a number.
+        // Only the first counts.
         subject: &[r"^[^#]*#((?:[^\w\s]*\w+)+)", r"#(\w+)"],
         text: &[r"Ref-Mid: (\S+@\S+)"],
         commands: NO_COMMANDS,
@@ -293,6 +293,22 @@ fn a_crm_finds_our_ticket_and_no_other_whatever_a_session_says() {
 }
 
 #[test]
+fn a_mail_that_opens_a_ticket_names_none() {
+    for crm in &CRMS {
+        let missing_ticket = "then = \"catch-all\"\naddress = \"new@crm.example.com\"";
+        let tenant = TenantFile { profile: crm.profile, missing_ticket, ..TenantFile::default() };
+        let wire = mail(&Site::new(25, &tenant), &hostile(""));
+        let message = parsed(&wire);
+        let subject = message.subject().unwrap();
+        // To osTicket a dot is part of the number, and no number has one.
+        let tickets: Vec<&str> =
+            found(crm.subject, subject).into_iter().filter(|ticket| !ticket.starts_with('·')).collect();
+        assert_eq!(tickets, Vec::<&str>::new(), "{}: {subject}", crm.profile);
+        assert_eq!(found(crm.text, &message.body_text(0).unwrap()), Vec::<&str>::new(), "{}", crm.profile);
+    }
+}
+
+#[test]
 fn a_crm_finds_the_ticket_of_an_ordinary_session_and_the_words_stay_as_they_are() {
     for crm in &CRMS {
         let site = site(crm, "");
@@ -386,6 +402,12 @@ fn a_ticket_id_of_another_form_or_a_url_of_another_ticket_is_held() {
         ),
         // An internal id in the place of a number would be another ticket, or a new one.
         (znuny, "4711", zoom("TicketID=4711"), Err("profile's form")),
+        (
+            "name = \"zammad\"",
+            "1110",
+            "https://desk.example.com/#ticket/zoom/1110".to_owned(),
+            Err("are the same"),
+        ),
         (by_id, "2", zoom("TicketNumber=2026112210000013"), Ok(number)),
         (by_id, "2", zoom("TicketID=3"), Err("out_ticket_id is of ticket 2 and out_ticket_url of ticket 3")),
         (by_id, "2", zoom("TicketID=2"), Err("out_ticket_url does not tell it")),
