@@ -1,14 +1,11 @@
 //! Request Tracker, by mail: Aftercall, Postfix, RT's gateway, RT.
 
-use std::path::Path;
-
-use aftercall::config::marks::{Answer, Mark};
-use aftercall::config::profile::{Profile, SHIPPED};
-use mail_parser::Message;
+use aftercall::config::marks::Answer;
+use aftercall::config::profile::SHIPPED;
 
 use crate::postfix::Postfix;
 use crate::server::{COMMENT, CORRESPOND, NAME, Rt};
-use crate::support::{Site, TenantFile, call, header, parsed, sample};
+use crate::support::{Site, TenantFile, call, header, judged, parsed, sample};
 use crate::waiting::until;
 
 /// Sessions on so many tickets.
@@ -64,26 +61,6 @@ impl Way {
 
 fn profile(rtname: &str) -> String {
     format!("name = \"rt\"\nvalues = {{ rtname = \"{rtname}\" }}")
-}
-
-/// Whether all of a mark's patterns are in a mail, and the ticket that they name.
-fn fits(mark: &Mark, message: &Message<'_>) -> Option<Option<String>> {
-    let subject = message.subject().unwrap_or_default();
-    let found = mark.subject.as_ref().map(|subject_mark| subject_mark.captures(subject));
-    let header_fits = mark.header.as_ref().is_none_or(|(name, value)| {
-        let field = message.headers().iter().find(|field| field.name().eq_ignore_ascii_case(name));
-        field.is_some_and(|field| value.is_match(field.value().as_text().unwrap_or_default().trim()))
-    });
-    let ticket = found.as_ref().and_then(|found| Some(found.as_ref()?.name("ticket")?.as_str().to_owned()));
-    (header_fits && found.is_none_or(|found| found.is_some())).then_some(ticket)
-}
-
-/// What the shipped profile makes of a mail.
-fn judged(mail: &[u8]) -> Option<(Answer, Option<String>)> {
-    let (name, source) = SHIPPED.into_iter().find(|(name, _)| *name == "rt").unwrap();
-    let profile = Profile::parse(name, Path::new(name), source).unwrap();
-    let message = parsed(mail);
-    profile.marks.iter().find_map(|mark| Some((mark.answer, fits(mark, &message)?)))
 }
 
 #[test]
@@ -158,7 +135,7 @@ fn a_wrong_token_opens_a_ticket_and_says_so_only_to_a_mail_without_a_mark(way: &
     way.send(&site, &file);
     assert_eq!((way.rt.updates(&ticket), way.rt.tickets().len()), (0, tickets + 2));
     let answer = until("RT's answer", || way.mails_to("bridge@acme.example.com").pop());
-    let (kind, named) = judged(&answer).unwrap();
+    let (kind, named) = judged("rt", &answer).unwrap();
     assert_eq!(kind, Answer::Opened);
     assert_ne!(named.unwrap(), ticket);
     let message_id = site.deliveries().remove(0).message_id.unwrap();
@@ -173,7 +150,7 @@ fn a_number_that_is_not_there_is_refused(way: &Way) {
     assert_eq!(way.rt.tickets().len(), tickets);
     // To a mail with Auto-Submitted the refusal goes to OwnerEmail alone.
     let refusal = until("RT's refusal", || way.mails_to("owner@example.com").pop());
-    assert_eq!(judged(&refusal), Some((Answer::Refused, None)));
+    assert_eq!(judged("rt", &refusal), Some((Answer::Refused, None)));
     let message_id = site.deliveries().remove(0).message_id.unwrap();
     assert_eq!(header(&parsed(&refusal), "In-Reply-To"), format!("<{message_id}>"));
 }

@@ -2,13 +2,14 @@
 
 use std::path::Path;
 
+use aftercall::config::marks::Answer;
 use aftercall::config::profile::{Profile, SHIPPED};
 use aftercall::config::sources::{GROUPS, Verified};
 use mail_parser::Message;
 use regex::Regex;
 use serde_json::{Value, json};
 
-use crate::support::{Relay, Site, TenantFile, attachment, call, header, parsed};
+use crate::support::{Relay, Site, TenantFile, attachment, call, header, judged, parsed};
 
 /// A CRM as its profile's test needs it: what the tenant says, and by which expressions the CRM reads a mail.
 struct Crm {
@@ -434,6 +435,64 @@ fn a_ticket_id_of_another_form_or_a_url_of_another_ticket_is_held() {
                 assert!(tried.err.contains(reason), "{}", tried.err);
             }
         }
+    }
+}
+
+#[test]
+fn a_crms_own_answers_are_known_by_their_marks() {
+    use Answer::{Opened, Refused, Updated};
+    // The forms that running installations, sources and shipped templates have.
+    let replied = "Auto-Submitted: auto-replied";
+    let generated = "Auto-Submitted: auto-generated";
+    let table = [
+        ("rt", "[rt.example.com #2] AutoReply: Call 1: Finished", replied, "", Some((Opened, Some("2")))),
+        (
+            "rt",
+            "Message not recorded: [rt.example.com #77] Call 1",
+            "Precedence: bulk",
+            "",
+            Some((Refused, None)),
+        ),
+        ("rt", "Permission Denied", "Precedence: bulk", "", Some((Refused, None))),
+        ("rt", "[rt.example.com #2] Re: a person asks", "X: y", "", None),
+        (
+            "redmine",
+            "[Shop - Bug #12] (New) Billing",
+            "Message-ID: <redmine.journal-3.20261122075108.1@h>",
+            "",
+            Some((Updated, Some("12"))),
+        ),
+        (
+            "redmine",
+            "[Shop - Bug #13] (New) Call 1",
+            "Message-ID: <redmine.issue-13.20261122075108.1@h>",
+            "",
+            Some((Opened, Some("13"))),
+        ),
+        (
+            "znuny",
+            "[Ticket#2026112210000013] RE: Call 1: Fini [...]",
+            generated,
+            "",
+            Some((Opened, Some("2026112210000013"))),
+        ),
+        ("osticket", "Support Ticket Opened [#104821]", replied, "", Some((Opened, Some("104821")))),
+        ("osticket", "Open Tickets Limit Reached", replied, "", Some((Refused, None))),
+        ("zammad", "Thanks for your inquiry (x) [Ticket#67001]", replied, "", Some((Opened, Some("67001")))),
+        ("espocrm", "[#12] Case is created", replied, "", Some((Opened, Some("12")))),
+        ("glpi", "Re: Call 1: Finished", "X: y", "Your email could not be processed.", Some((Refused, None))),
+        (
+            "roundup",
+            "Failed issue tracker submission",
+            "X: y",
+            "You are not a registered user.",
+            Some((Refused, None)),
+        ),
+    ];
+    for (profile, subject, field, text, expected) in table {
+        let mail = format!("From: crm@crm.example.com\r\nSubject: {subject}\r\n{field}\r\n\r\n{text}\r\n");
+        let expected = expected.map(|(answer, ticket)| (answer, ticket.map(str::to_owned)));
+        assert_eq!(judged(profile, mail.as_bytes()), expected, "{profile}: {subject}");
     }
 }
 
