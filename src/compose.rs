@@ -47,6 +47,8 @@ pub struct Parts<'p> {
     pub digest: &'p Digest,
     /// The plan.
     pub mail: &'p Mail,
+    /// To whom.
+    pub recipient: &'p Address,
     /// The texts.
     pub rendered: &'p Rendered,
     /// Whether the session file is attached.
@@ -124,7 +126,7 @@ pub fn compose(
     key: &TokenKey,
     now: Timestamp,
 ) -> Result<Composed, ComposeError> {
-    let recipient = parts.mail.recipient.clone();
+    let recipient = parts.recipient.clone();
     let unique = Digest::of_parts(&[&parts.digest.0, b"email", recipient.as_str().as_bytes()]);
     let token = key.sign(parts.session, &unique);
     let message_id = format!("{token}@{}", tenant.sender.address.domain());
@@ -149,7 +151,7 @@ fn message(
         };
     let mut builder = Message::builder()
         .from(mailbox(tenant.sender.name.as_ref(), &tenant.sender.address)?)
-        .to(mailbox(None, &parts.mail.recipient)?)
+        .to(mailbox(None, parts.recipient)?)
         .subject(subject(parts, tenant))
         .date(SystemTime::from(now))
         .message_id(Some(format!("<{message_id}>")));
@@ -257,8 +259,9 @@ mod tests {
 
     use super::*;
     use crate::config::profile::{Profile, SHIPPED};
-    use crate::config::tenant::{Overrides, parse};
+    use crate::config::tenant::{Known, Overrides, parse};
     use crate::ids::Kind;
+    use crate::plan::Target;
 
     fn tenant(profile: &str) -> Tenant {
         let source = format!(
@@ -268,14 +271,15 @@ mod tests {
         let profiles = SHIPPED.iter().map(|(name, source)| {
             ((*name).to_owned(), Profile::parse(name, Path::new(name), source).unwrap())
         });
-        parse("t", Path::new("t"), &source, Path::new("/"), &profiles.collect(), &Overrides::default())
-            .unwrap()
+        let known = Known { profiles: profiles.collect(), ..Known::default() };
+        parse("t", Path::new("t"), &source, Path::new("/"), &known, &Overrides::default()).unwrap()
     }
 
     fn mail(thread: &[&str]) -> Mail {
         Mail {
             ticket: Some("10482".into()),
-            recipient: "crm@example.com".parse().unwrap(),
+            ticket_url: None,
+            target: Target::Email("crm@example.com".parse().unwrap()),
             due: Timestamp::UNIX_EPOCH,
             waits_for: "",
             hold: None,
@@ -302,6 +306,7 @@ mod tests {
             raw,
             digest: &Digest::of(raw),
             mail,
+            recipient: &"crm@example.com".parse().unwrap(),
             rendered: &rendered,
             attach: true,
         };

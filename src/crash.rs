@@ -65,6 +65,10 @@ steps! {
     MessageSent = "message-sent",
     /// The answer to the message is read.
     AnswerRead = "answer-read",
+    /// A request that changes a ticket is written, not sent.
+    RequestReady = "request-ready",
+    /// It is answered, and nobody knows it.
+    RequestAnswered = "request-answered",
     /// The end of the attempt is written, not committed.
     FinishWritten = "finish-written",
     /// It is committed.

@@ -33,6 +33,7 @@ pub mod compose;
 
 // The world: the relay, the database, the process.
 pub mod deliver;
+pub mod record;
 pub mod sink;
 pub mod store;
 pub mod telemetry;

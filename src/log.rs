@@ -21,6 +21,8 @@ pub enum Event {
     Quarantined,
     /// An attempt ended.
     Attempted,
+    /// A delivery was given up, and another channel takes over.
+    FellBack,
     /// A newer revision took a waiting delivery's place.
     Superseded,
     /// A person asked to try again.
@@ -44,6 +46,7 @@ impl Event {
             Self::Accepted => "accepted",
             Self::Quarantined => "quarantined",
             Self::Attempted => "attempted",
+            Self::FellBack => "fell-back",
             Self::Superseded => "superseded",
             Self::Retried => "retried",
             Self::Held => "held",

@@ -9,8 +9,10 @@ use super::table::{Format, Rows};
 use super::{Exit, Misuse, open_store, preview};
 use crate::clock::Clock;
 use crate::config::Config;
+use crate::config::tenant::Channel;
 use crate::ids::{DeliveryId, SessionName};
 use crate::outbox::State;
+use crate::record::note::Note;
 use crate::store::{AttemptRow, DeliveryRow, Filter, Store, Story};
 
 #[derive(Debug, clap::Args)]
@@ -82,6 +84,9 @@ pub(super) struct FilterArguments {
     /// To this address.
     #[arg(long)]
     pub(super) recipient: Option<String>,
+    /// By this channel: email or record.
+    #[arg(long)]
+    pub(super) channel: Option<Channel>,
     /// In this state; may be given several times.
     #[arg(long)]
     pub(super) state: Vec<State>,
@@ -101,6 +106,8 @@ impl FilterArguments {
             session: self.session,
             ticket: self.ticket.clone(),
             recipient: self.recipient.clone(),
+            channel: self.channel,
+            instead_of: Vec::new(),
             states: self.state.clone(),
             since: self.since.as_deref().map(|text| since(text, Clock::default().now())).transpose()?,
             most: self.most,
@@ -109,9 +116,9 @@ impl FilterArguments {
 
     /// Whether nothing is asked for, so that everything would be chosen.
     pub(super) fn is_empty(&self) -> bool {
-        let Self { tenant, session, ticket, recipient, state, since, most } = self;
+        let Self { tenant, session, ticket, recipient, channel, state, since, most } = self;
         let texts = [tenant, ticket, recipient, since].iter().all(|text| text.is_none());
-        texts && session.is_none() && state.is_empty() && most.is_none()
+        texts && session.is_none() && channel.is_none() && state.is_empty() && most.is_none()
     }
 }
 
@@ -235,13 +242,19 @@ fn tell(out: &mut dyn Write, story: &Story) -> io::Result<()> {
     for delivery in &story.deliveries {
         writeln!(
             out,
-            "  delivery {} to {}: {}",
+            "  delivery {} by {} to {}: {}",
             delivery.id,
+            delivery.channel,
             delivery.recipient.as_deref().unwrap_or("nobody yet"),
             delivery.state
         )?;
-        if let Some(id) = &delivery.message_id {
-            writeln!(out, "    Message-ID <{id}>")?;
+        match (&delivery.message_id, delivery.channel) {
+            (Some(id), Channel::Email) => writeln!(out, "    Message-ID <{id}>")?,
+            (Some(id), Channel::Record) => writeln!(out, "    external id {id}")?,
+            (None, _) => {}
+        }
+        if let Some(given_up) = delivery.instead_of {
+            writeln!(out, "    in the place of delivery {given_up}")?;
         }
         if !delivery.reason.is_empty() {
             writeln!(out, "    {}", delivery.reason)?;
@@ -304,6 +317,8 @@ fn as_json(story: &Story) -> Value {
         })).collect::<Value>(),
         "deliveries": story.deliveries.iter().map(|delivery| json!({
             "id": delivery.id.0,
+            "channel": delivery.channel.as_str(),
+            "instead_of": delivery.instead_of.map(|id| id.0),
             "ticket": delivery.ticket,
             "recipient": delivery.recipient,
             "message_id": delivery.message_id,
@@ -338,7 +353,11 @@ fn mail(out: &mut dyn Write, store: &Store, id: DeliveryId, source: bool) -> any
         writeln!(io::stderr(), "delivery {id} has no mail")?;
         return Ok(Exit::Failed);
     };
-    if source {
+    let rows = store.deliveries(&Filter { ids: vec![id], ..Filter::default() })?;
+    let note = rows.first().filter(|row| row.channel == Channel::Record).and_then(|_| Note::from_bytes(&wire));
+    if let Some(note) = note.filter(|_| !source) {
+        preview::write_note(out, &note)?;
+    } else if source {
         out.write_all(&wire)?;
     } else {
         preview::write_mail(out, &wire)?;

@@ -1,9 +1,7 @@
 //! `aftercall serve`: watch, send, retry, until told to stop.
 
-use std::sync::Arc;
-
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::{Notify, watch};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tracing::{error, info, warn};
 
@@ -11,10 +9,8 @@ use super::{Exit, open_store, tenant};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::config::tenant::Tenant;
-use crate::deliver::auth::tokens;
-use crate::deliver::tls::connector;
 use crate::flow::desk::Desk;
-use crate::flow::dispatch::Dispatcher;
+use crate::flow::dispatch::{Dispatcher, Wake};
 use crate::flow::gate::{Gates, gates};
 use crate::flow::presence::Presence;
 use crate::flow::watch::Watcher;
@@ -43,7 +39,7 @@ pub(super) async fn run(config: &Config, arguments: &Arguments) -> anyhow::Resul
         };
         locks.push(lock);
     }
-    let gates = gates(config);
+    let gates = gates(&tenants, &config.relays);
     let mut presence = Presence::begin(&store, &tenants, &Clock::default()).await?;
     let (stop, stopped) = watch::channel(false);
     let mut tasks = JoinSet::new();
@@ -80,19 +76,10 @@ async fn start(
     tasks: &mut JoinSet<Result<(), StoreError>>,
 ) -> anyhow::Result<()> {
     let desk = Desk::open(config, tenant, Some(store), Clock::default()).await?;
-    let wake = Arc::new(Notify::new());
-    let dispatcher = Dispatcher {
-        tenant: Arc::clone(&desk.tenant),
-        store: store.clone(),
-        instance,
-        gate: Arc::clone(&gates[&tenant.relay.place()]),
-        wake: Arc::clone(&wake),
-        clock: desk.clock.clone(),
-        tls: connector(tenant.relay.ca_file.as_deref())?,
-        tokens: tokens(&tenant.relay, desk.clock.clone())?,
-        stop: stopped.clone(),
-    };
-    tasks.spawn(dispatcher.run());
+    let wake = Wake::default();
+    for dispatcher in Dispatcher::of_tenant(&desk, store, instance, gates, &wake, stopped)? {
+        tasks.spawn(dispatcher.run());
+    }
     match &tenant.folder {
         Some(folder) => {
             std::fs::create_dir_all(folder)?;

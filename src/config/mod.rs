@@ -1,7 +1,7 @@
 //! Configuration: what the files may say ([`reader`]), and what the code may use ([`Config`]).
 //!
-//! `aftercall.toml` holds what is common, `tenants/NAME.toml` one tenant each, `profiles/NAME.toml` profiles of
-//! the integrator's own. Everything wrong in all of them is told at once.
+//! `aftercall.toml` holds what is common, `tenants/NAME.toml` one tenant each, `profiles/NAME.toml` and
+//! `recipes/NAME.toml` profiles and recipes of the integrator's own. Everything wrong in all of them is told at once.
 
 pub mod dkim;
 pub mod marks;
@@ -9,6 +9,8 @@ pub mod oauth2;
 pub mod profile;
 pub mod rate;
 pub mod reader;
+pub mod recipe;
+pub mod record;
 pub mod secret;
 pub mod tenant;
 
@@ -19,8 +21,9 @@ use std::path::{Path, PathBuf};
 use self::profile::{Profile, SHIPPED};
 use self::rate::Budget;
 use self::reader::{Document, Problem, Section};
+use self::recipe::Recipe;
 use self::secret::Secret;
-use self::tenant::{Overrides, Tenant};
+use self::tenant::{Known, Overrides, Tenant};
 
 /// The whole configuration.
 #[derive(Debug, Clone)]
@@ -110,9 +113,12 @@ impl Config {
         if let Some(store) = store {
             config.store = store.clone();
         }
-        let profiles = profiles(folder, &mut problems);
+        let known = Known {
+            profiles: profiles(folder, &mut problems),
+            recipes: recipes(folder, &mut problems),
+        };
         for (name, file, source) in files(&folder.join("tenants"), &mut problems) {
-            match tenant::parse(&name, &file, &source, folder, &profiles, overrides) {
+            match tenant::parse(&name, &file, &source, folder, &known, overrides) {
                 Ok(tenant) => _ = config.tenants.insert(name, tenant),
                 Err(found) => problems.extend(found),
             }
@@ -120,6 +126,10 @@ impl Config {
         for tenant in config.tenants.values_mut() {
             let shared = config.relays.get(&tenant.relay.place());
             tenant.budgets.extend(shared.into_iter().flat_map(|relay| relay.budgets.clone()));
+            if let Some(record) = &mut tenant.record {
+                let shared = config.relays.get(&record.place());
+                record.budgets.extend(shared.into_iter().flat_map(|relay| relay.budgets.clone()));
+            }
         }
         if config.tenants.is_empty() && problems.is_empty() {
             problems
@@ -221,6 +231,20 @@ fn profiles(folder: &Path, problems: &mut Vec<Problem>) -> BTreeMap<String, Prof
         }
     }
     profiles
+}
+
+/// The shipped recipes and those of the folder, which take precedence.
+fn recipes(folder: &Path, problems: &mut Vec<Problem>) -> BTreeMap<String, Recipe> {
+    let shipped = recipe::SHIPPED.map(|(name, source)| (name.to_owned(), name.into(), source.to_owned()));
+    let own = files(&folder.join("recipes"), problems);
+    let mut recipes = BTreeMap::new();
+    for (name, file, source) in shipped.into_iter().chain(own) {
+        match Recipe::parse(&name, &file, &source) {
+            Ok(recipe) => _ = recipes.insert(name, recipe),
+            Err(found) => problems.extend(found),
+        }
+    }
+    recipes
 }
 
 /// The TOML files of a folder as stem, path and text, by name; nothing where the folder is not there.

@@ -1,7 +1,9 @@
 //! A tenant: everything that one CRM tenant's file says, checked and ready to use.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 
 use jiff::SignedDuration;
 use jiff::tz::TimeZone;
@@ -11,8 +13,11 @@ use super::oauth2::{self, OAuth2};
 use super::profile::Profile;
 use super::rate::{self, Budget};
 use super::reader::{Document, Problem, Section};
+use super::recipe::Recipe;
+use super::record::{self, Record};
 use super::secret::{self, Secret};
 use crate::address::{Address, BadAddress, MAX_LOCAL_OCTETS};
+use crate::ids::UnreadableName;
 
 /// The octets that a token adds to the local part of the envelope sender: `+` and the token itself.
 pub const TOKEN_OCTETS: usize = 1 + 48;
@@ -30,6 +35,10 @@ pub struct Tenant {
     pub language: String,
     /// The zone to write times in; none keeps the platform's offset.
     pub time_zone: Option<TimeZone>,
+    /// How updates reach the CRM.
+    pub channel: Channel,
+    /// How they reach it when that way is refused for good; none gives up.
+    pub fallback: Option<Channel>,
     /// Who the mails are from.
     pub sender: Sender,
     /// Where updates go.
@@ -42,6 +51,8 @@ pub struct Tenant {
     pub templates: Option<PathBuf>,
     /// The mail server that takes the mails.
     pub relay: Relay,
+    /// The CRM over REST; always there where a channel is `record`.
+    pub record: Option<Record>,
     /// How much may be sent in a time.
     pub budgets: Vec<Budget>,
     /// When to try again, and when to stop.
@@ -58,6 +69,43 @@ pub struct Tenant {
     pub token_key: Option<Secret>,
     /// The keys that sign each mail.
     pub dkim: Vec<Dkim>,
+}
+
+/// A way of an update to the CRM.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Channel {
+    /// A mail to the CRM's address.
+    Email,
+    /// A note and the file, attached to the record over REST.
+    Record,
+}
+
+impl Channel {
+    /// All channels.
+    pub const ALL: [Self; 2] = [Self::Email, Self::Record];
+
+    /// The channel's word.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Email => "email",
+            Self::Record => "record",
+        }
+    }
+}
+
+impl fmt::Display for Channel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+impl FromStr for Channel {
+    type Err = UnreadableName;
+
+    fn from_str(word: &str) -> Result<Self, UnreadableName> {
+        let found = Self::ALL.into_iter().find(|channel| channel.as_str() == word);
+        found.ok_or_else(|| UnreadableName::new("channel", word))
+    }
 }
 
 /// Who the mails are from.
@@ -193,7 +241,7 @@ pub struct RelayUrl {
     pub port: u16,
 }
 
-impl std::str::FromStr for RelayUrl {
+impl FromStr for RelayUrl {
     type Err = String;
 
     fn from_str(url: &str) -> Result<Self, String> {
@@ -208,17 +256,26 @@ impl std::str::FromStr for RelayUrl {
     }
 }
 
+/// What a tenant's file may name.
+#[derive(Debug, Clone, Default)]
+pub struct Known {
+    /// The profiles by name.
+    pub profiles: BTreeMap<String, Profile>,
+    /// The recipes by name.
+    pub recipes: BTreeMap<String, Recipe>,
+}
+
 /// Reads one tenant's file. Relative paths in it start at `base`.
 pub fn parse(
     name: &str,
     file: &Path,
     source: &str,
     base: &Path,
-    profiles: &BTreeMap<String, Profile>,
+    known: &Known,
     overrides: &Overrides,
 ) -> Result<Tenant, Vec<Problem>> {
     let document = Document::parse(file, source);
-    let tenant = tenant(name, &document.root(), base, profiles, overrides);
+    let tenant = tenant(name, &document.root(), base, known, overrides);
     match tenant {
         Some(tenant) if document.is_sound() => Ok(tenant),
         _ => Err(document.into_problems()),
@@ -229,7 +286,7 @@ fn tenant(
     name: &str,
     root: &Section<'_>,
     base: &Path,
-    profiles: &BTreeMap<String, Profile>,
+    known: &Known,
     overrides: &Overrides,
 ) -> Option<Tenant> {
     let title = root.text("title");
@@ -246,9 +303,12 @@ fn tenant(
             .ok()
     });
     let sender = sender(&root.section("sender"));
-    let (profile, parameters) = chosen_profile(&root.section("profile"), profiles).unzip();
+    let (profile, parameters) = chosen_profile(&root.section("profile"), &known.profiles).unzip();
     let recipient = recipient(&root.section("recipient"), profile.as_ref());
     let relay = relay(&root.section("relay"), base, overrides.relay.as_ref(), sender.as_ref());
+    let record = root.section("record");
+    let record = record::read(&record, base, profile.as_ref(), &known.recipes, name);
+    let (channel, fallback) = channels(root);
     let rate = root.section("rate");
     let budgets = rate::read(&rate, &format!("tenant {name}"));
     rate.finish();
@@ -271,12 +331,15 @@ fn tenant(
         instance: instance.unwrap_or_else(|| name.to_owned()),
         language: language.unwrap_or_else(|| "en".to_owned()),
         time_zone,
+        channel,
+        fallback,
         sender: sender?,
         recipient: recipient?,
         profile: profile?,
         parameters: parameters?,
         templates,
         relay: relay?,
+        record,
         budgets,
         retry,
         missing_ticket: missing_ticket?,
@@ -286,6 +349,21 @@ fn tenant(
         token_key,
         dkim,
     })
+}
+
+/// The channel, and the one that stands in for it.
+fn channels(root: &Section<'_>) -> (Channel, Option<Channel>) {
+    let words = [
+        ("email", (Channel::Email, None)),
+        ("record", (Channel::Record, None)),
+        ("record-else-email", (Channel::Record, Some(Channel::Email))),
+        ("email-else-record", (Channel::Email, Some(Channel::Record))),
+    ];
+    let (channel, fallback) = root.one_of("channel", &words).unwrap_or((Channel::Email, None));
+    if (channel == Channel::Record || fallback == Some(Channel::Record)) && !root.names("record") {
+        root.problem("channel", "needs a section [record]");
+    }
+    (channel, fallback)
 }
 
 fn settle(root: &Section<'_>) -> Option<SignedDuration> {
@@ -497,7 +575,8 @@ mod tests {
         let profiles = SHIPPED.iter().map(|(name, source)| {
             ((*name).to_owned(), Profile::parse(name, Path::new(name), source).unwrap())
         });
-        parse("acme", Path::new("acme.toml"), source, Path::new("/nowhere"), &profiles.collect(), overrides)
+        let known = Known { profiles: profiles.collect(), ..Known::default() };
+        parse("acme", Path::new("acme.toml"), source, Path::new("/nowhere"), &known, overrides)
             .map_err(|problems| problems.iter().map(Problem::to_string).collect())
     }
 

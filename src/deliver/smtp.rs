@@ -174,11 +174,12 @@ impl Connection {
             outcome,
             relay: self.relay.clone(),
             tls: self.tls.clone(),
-            stage,
+            stage: stage.into(),
             code,
             enhanced: enhanced(&text).map(str::to_owned),
             text,
             replies: std::mem::take(&mut self.replies),
+            retry_after: None,
         }
     }
 
@@ -312,11 +313,12 @@ impl Unusable {
             outcome: decide(self.stage, self.code, enhanced(&self.text), false),
             relay: relay.place(),
             tls: None,
-            stage: self.stage.as_str(),
+            stage: self.stage.as_str().into(),
             code: self.code,
             enhanced: enhanced(&self.text).map(str::to_owned),
             text: self.text.clone(),
             replies: Vec::new(),
+            retry_after: None,
         }
     }
 }

@@ -9,6 +9,8 @@
 mod accept;
 mod chains;
 mod engine;
+mod fall_back;
+mod message;
 mod operate;
 mod query;
 mod work;
@@ -23,6 +25,8 @@ pub use self::accept::{Acceptance, Accepted, Planned, Quarantined};
 use self::chains::{Scope, append};
 pub use self::engine::Fault;
 use self::engine::{Engine, KNOWN, Result, Row, Tx, args};
+pub use self::fall_back::{FallBack, Fallen};
+pub use self::message::Message;
 pub use self::operate::{Change, Changed};
 pub use self::query::{AttemptRow, DeliveryRow, Filter, LogRow, QuarantineRow, RevisionRow, Story};
 pub use self::work::{Claimed, Instance, Lease, Work};

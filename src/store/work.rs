@@ -12,7 +12,7 @@ use super::operate;
 use super::{Scope, Store, StoreError, UNSETTLED, append, moment, session};
 use crate::compose::join_attachment;
 use crate::config::rate::Budget;
-use crate::config::tenant::Retry;
+use crate::config::tenant::{Channel, Retry};
 use crate::crash::{Step, reached};
 use crate::ids::DeliveryId;
 use crate::log::{Entry, Event};
@@ -61,8 +61,10 @@ pub struct Work {
     pub envelope_from: String,
     /// The envelope's recipient.
     pub recipient: String,
-    /// The message.
+    /// The message, or the octets of the note.
     pub wire: Vec<u8>,
+    /// The session file beside a note; none for a mail, which holds it.
+    pub file: Option<Vec<u8>>,
 }
 
 impl Store {
@@ -93,11 +95,12 @@ impl Store {
         self.write(Scope::Nobody, move |tx| tx.execute(sql, args![instance.0])).await
     }
 
-    /// Leases up to `most` deliveries of the tenant that are due, the longest due first; fewer where a budget has
+    /// Leases up to `most` deliveries of the tenant's on this channel that are due, the longest due first; fewer where a budget has
     /// less room, and none while the tenant is paused.
     pub async fn claim(
         &self,
         tenant: String,
+        channel: Channel,
         instance: Instance,
         budgets: Vec<Budget>,
         most: u32,
@@ -111,8 +114,8 @@ impl Store {
             }
             let (most, not_before) = room(tx, &budgets, most, now)?;
             let due =
-                "SELECT id, lease + 1 FROM deliveries WHERE tenant = $1 AND due <= $2 ORDER BY due LIMIT $3";
-            let leases = tx.query(due, args![&tenant, now, most], |row| {
+                "SELECT id, lease + 1 FROM deliveries WHERE tenant = $1 AND channel = $2 AND due <= $3 ORDER BY due LIMIT $4";
+            let leases = tx.query(due, args![&tenant, channel.as_str(), now, most], |row| {
                 Ok(Lease { tenant: tenant.clone(), delivery: DeliveryId(row.get(0)?), number: row.get(1)? })
             })?;
             let take =
@@ -134,11 +137,15 @@ impl Store {
         Ok(claimed)
     }
 
-    /// When the tenant's next delivery is due; none when none waits.
-    pub async fn next_due(&self, tenant: String) -> std::result::Result<Option<Timestamp>, StoreError> {
-        let sql = "SELECT due FROM deliveries WHERE tenant = $1 AND due IS NOT NULL ORDER BY due LIMIT 1";
+    /// When the tenant's next delivery on this channel is due; none when none waits.
+    pub async fn next_due(
+        &self,
+        tenant: String,
+        channel: Channel,
+    ) -> std::result::Result<Option<Timestamp>, StoreError> {
+        let sql = "SELECT due FROM deliveries WHERE tenant = $1 AND channel = $2 AND due IS NOT NULL ORDER BY due LIMIT 1";
         self.write(Scope::Tenant(tenant.clone()), move |tx| {
-            tx.first(sql, args![&tenant], |row| moment(row, 0))
+            tx.first(sql, args![&tenant, channel.as_str()], |row| moment(row, 0))
         })
         .await
     }
@@ -165,7 +172,10 @@ impl Store {
         if begun.is_some() {
             reached(Step::Begun);
         }
-        Ok(begun.map(|(work, raw, tail)| Work { wire: join_attachment(work.wire, raw, tail), ..work }))
+        Ok(begun.map(|(work, raw, tail)| match work.file {
+            Some(_) => Work { file: raw, ..work },
+            None => Work { wire: join_attachment(work.wire, raw, tail), ..work },
+        }))
     }
 
     /// Records how an attempt ended and what follows. None when the lease is no longer good: nothing changes.
@@ -237,7 +247,7 @@ type Begun = (Work, Option<Vec<u8>>, Option<Vec<u8>>);
 
 fn begin(tx: &Tx<'_>, lease: &Lease, now: Timestamp) -> Result<Option<Begun>> {
     let sql = "SELECT d.attempts + 1, d.target, d.message_id, m.envelope_from, m.head, \
-               CASE WHEN m.tail IS NOT NULL THEN r.raw END, m.tail \
+               CASE WHEN m.tail IS NOT NULL OR d.channel = 'record' THEN r.raw END, m.tail, d.channel \
                FROM deliveries d JOIN messages m ON m.delivery = d.id JOIN revisions r ON r.id = d.revision \
                WHERE d.id = $1 AND d.lease = $2 AND d.state = 'leased' \
                AND EXISTS (SELECT 1 FROM instances i WHERE i.id = d.owner)";
@@ -251,6 +261,7 @@ fn begin(tx: &Tx<'_>, lease: &Lease, now: Timestamp) -> Result<Option<Begun>> {
             envelope_from: row.get(3)?,
             recipient: row.get(1)?,
             wire: row.get(4)?,
+            file: (row.word::<Channel>(7)? == Channel::Record).then(Vec::new),
         };
         Ok((work, row.get(5)?, row.get(6)?))
     })?;
@@ -295,7 +306,7 @@ fn finish(
             report.outcome.as_str(),
             &report.relay,
             report.tls.as_ref(),
-            report.stage,
+            &*report.stage,
             report.code,
             report.enhanced.as_ref(),
             &report.text,
@@ -356,11 +367,12 @@ fn recover(tx: &Tx<'_>, tenant: &str, instance: Instance, retry: &Retry, now: Ti
             outcome: Outcome::Uncertain,
             relay: String::new(),
             tls: None,
-            stage: "restart",
+            stage: "restart".into(),
             code: None,
             enhanced: None,
             text: "the program ended during the attempt".to_owned(),
             replies: Vec::new(),
+            retry_after: None,
         };
         finish(tx, lease, *attempt, &report, &at_once, now)?;
     }

@@ -84,6 +84,7 @@ fn oauth2(url: &str, refresh_token: Option<&str>) -> OAuth2 {
         client_secret: Some(Secret::new(CLIENT_SECRET.to_owned())),
         refresh_token: refresh_token.map(|token| Secret::new(token.to_owned())),
         scope: Some("https://relay.example.com/.default".to_owned()),
+        assertion: None,
     }
 }
 

@@ -199,11 +199,12 @@ fn report(outcome: Outcome) -> Report {
         outcome,
         relay: "relay.example.com:25".to_owned(),
         tls: Some("TLSv1.3".to_owned()),
-        stage: "message",
+        stage: "message".into(),
         code: Some(450),
         enhanced: Some("4.2.1".to_owned()),
         text: "as scripted".to_owned(),
         replies: vec!["message: 450 as scripted".to_owned()],
+        retry_after: None,
     }
 }
 

@@ -19,9 +19,10 @@ use crate::config::secret::Secret;
 use crate::deliver::tls;
 
 /// The migrations in order, with the numbers of SQLite's.
-pub(super) const MIGRATIONS: [&str; 2] = [
+pub(super) const MIGRATIONS: [&str; 3] = [
     include_str!("../migrations/postgres/0001_outbox_and_log.sql"),
     include_str!("../migrations/postgres/0002_instances_and_chains.sql"),
+    include_str!("../migrations/postgres/0004_channels.sql"),
 ];
 
 /// Held while the schema is looked at and changed, so that instances that start together do it one after another.
