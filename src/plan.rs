@@ -142,11 +142,7 @@ pub fn plan(
 }
 
 /// The ticket and where its update goes, or why there is none. Only a mail can open a new ticket.
-fn target(
-    session: &Session,
-    tenant: &Tenant,
-    channel: Channel,
-) -> Result<(Option<String>, Target), String> {
+fn target(session: &Session, tenant: &Tenant, channel: Channel) -> Result<(Option<String>, Target), String> {
     match (&session.ticket.id, &tenant.missing_ticket) {
         (Some(ticket), _) => match tenant.profile.ticket.refusal(ticket) {
             Some(refusal) => Err(refusal),
@@ -268,8 +264,15 @@ mod tests {
             (&at_once, "10:00:10", "10:01:00", Timing::Settle, "10:01:00", ""),
         ];
         for (tenant, updated, now, timing, due, waits_for) in table {
-            let mail =
-                mail(plan(&session("7", updated), &DIGEST, tenant, Channel::Email, &History::default(), timing, at(now)));
+            let mail = mail(plan(
+                &session("7", updated),
+                &DIGEST,
+                tenant,
+                Channel::Email,
+                &History::default(),
+                timing,
+                at(now),
+            ));
             assert_eq!((mail.due, mail.waits_for), (at(due), waits_for), "{updated} {now} {timing:?}");
         }
     }
@@ -280,7 +283,15 @@ mod tests {
         let tenant = tenant("");
         let kept = |updated: &str, digest: &Digest| {
             matches!(
-                plan(&session("7", updated), digest, &tenant, Channel::Email, &known, Timing::Now, at("11:00:00")),
+                plan(
+                    &session("7", updated),
+                    digest,
+                    &tenant,
+                    Channel::Email,
+                    &known,
+                    Timing::Now,
+                    at("11:00:00")
+                ),
                 Plan::Keep(_)
             )
         };
@@ -297,7 +308,15 @@ mod tests {
         for (state, _) in crate::outbox::STATES {
             let known = history(vec![past(state, "7")]);
             let now = at("10:15:05");
-            let mail = mail(plan(&session("7", "10:15:00"), &DIGEST, &tenant, Channel::Email, &known, Timing::Settle, now));
+            let mail = mail(plan(
+                &session("7", "10:15:00"),
+                &DIGEST,
+                &tenant,
+                Channel::Email,
+                &known,
+                Timing::Settle,
+                now,
+            ));
             let waits = matches!(state, State::Pending | State::Deferred | State::Held);
             let arrived =
                 matches!(state, State::Leased | State::Sending | State::Accepted | State::Uncertain);
@@ -313,7 +332,8 @@ mod tests {
         let held = |ticket: &str, tenant: &Tenant| match plan(
             &session(ticket, "10:00:10"),
             &DIGEST,
-            tenant, Channel::Email,
+            tenant,
+            Channel::Email,
             &History::default(),
             Timing::Settle,
             at("10:01:00"),
@@ -331,7 +351,8 @@ mod tests {
         let mail = mail(plan(
             &session("null", "10:00:10"),
             &DIGEST,
-            &catches, Channel::Email,
+            &catches,
+            Channel::Email,
             &History::default(),
             Timing::Settle,
             at("10:01:00"),
@@ -346,7 +367,15 @@ mod tests {
     fn a_ticket_that_changes_after_an_update_went_out_is_held() {
         let plan_after = |state| {
             let known = history(vec![past(state, "7")]);
-            mail(plan(&session("8", "10:15:00"), &DIGEST, &tenant(""), &known, Timing::Now, at("10:15:05")))
+            mail(plan(
+                &session("8", "10:15:00"),
+                &DIGEST,
+                &tenant(""),
+                Channel::Email,
+                &known,
+                Timing::Now,
+                at("10:15:05"),
+            ))
         };
         let held = plan_after(State::Accepted);
         assert!(held.hold.is_some_and(|why| why.contains("went to ticket 7")));

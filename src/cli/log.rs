@@ -354,7 +354,8 @@ fn mail(out: &mut dyn Write, store: &Store, id: DeliveryId, source: bool) -> any
         return Ok(Exit::Failed);
     };
     let rows = store.deliveries(&Filter { ids: vec![id], ..Filter::default() })?;
-    let note = rows.first().filter(|row| row.channel == Channel::Record).and_then(|_| Note::from_bytes(&wire));
+    let note =
+        rows.first().filter(|row| row.channel == Channel::Record).and_then(|_| Note::from_bytes(&wire));
     if let Some(note) = note.filter(|_| !source) {
         preview::write_note(out, &note)?;
     } else if source {

@@ -212,8 +212,7 @@ impl Sending {
             return Ok(Self { ours: None, gates, stop, wake });
         };
         let presence = Presence::begin(store, &[tenant], &desk.clock).await?;
-        let dispatchers =
-            Dispatcher::of_tenant(desk, store, presence.instance, &gates, &wake, &stopped)?;
+        let dispatchers = Dispatcher::of_tenant(desk, store, presence.instance, &gates, &wake, &stopped)?;
         let tasks = dispatchers.into_iter().map(|dispatcher| tokio::spawn(dispatcher.run())).collect();
         Ok(Self { ours: Some(Ours { tasks, presence, lock }), gates, stop, wake })
     }
@@ -316,8 +315,7 @@ async fn dry_run(config: &Config, tenant: &Tenant, arguments: &Arguments) -> any
                 let name = Path::new(&document.name).file_stem().unwrap_or("stdin".as_ref()).to_owned();
                 let (ending, bytes) = octets(&message);
                 let file = folder.join(name).with_added_extension(ending);
-                std::fs::write(&file, bytes)
-                    .with_context(|| format!("cannot write {}", file.display()))?;
+                std::fs::write(&file, bytes).with_context(|| format!("cannot write {}", file.display()))?;
                 writeln!(io::stdout(), "{}", file.display())?;
             }
             (Ok((_, message)), None) => io::stdout().write_all(&octets(&message).1)?,

@@ -113,10 +113,8 @@ impl Config {
         if let Some(store) = store {
             config.store = store.clone();
         }
-        let known = Known {
-            profiles: profiles(folder, &mut problems),
-            recipes: recipes(folder, &mut problems),
-        };
+        let known =
+            Known { profiles: profiles(folder, &mut problems), recipes: recipes(folder, &mut problems) };
         for (name, file, source) in files(&folder.join("tenants"), &mut problems) {
             match tenant::parse(&name, &file, &source, folder, &known, overrides) {
                 Ok(tenant) => _ = config.tenants.insert(name, tenant),

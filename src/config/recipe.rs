@@ -189,9 +189,9 @@ impl Recipe {
             root.problem("verified", "missing");
         }
         let ids = root.one_of("ticket_ids", &[("one", true), ("two", false)]);
-        let ticket_url = root.text("ticket_url").and_then(|pattern| {
-            Regex::new(&pattern).map_err(|error| root.problem("ticket_url", error)).ok()
-        });
+        let ticket_url = root
+            .text("ticket_url")
+            .and_then(|pattern| Regex::new(&pattern).map_err(|error| root.problem("ticket_url", error)).ok());
         let parameters = root.texts("parameters");
         let defaults = root.section("defaults").pairs();
         let file_bytes = root.integer("file_bytes", 1_000..=1_000_000_000);
@@ -219,9 +219,7 @@ impl Recipe {
             parameters,
             defaults,
             file_bytes: file_bytes.unwrap_or(20_000_000),
-            note_characters: note_characters
-                .and_then(|most| usize::try_from(most).ok())
-                .unwrap_or(30_000),
+            note_characters: note_characters.and_then(|most| usize::try_from(most).ok()).unwrap_or(30_000),
             steps,
             probe,
         })
@@ -229,12 +227,8 @@ impl Recipe {
 }
 
 fn step(section: &Section<'_>) -> Option<Step> {
-    let methods = [
-        ("GET", Method::GET),
-        ("POST", Method::POST),
-        ("PUT", Method::PUT),
-        ("PATCH", Method::PATCH),
-    ];
+    let methods =
+        [("GET", Method::GET), ("POST", Method::POST), ("PUT", Method::PUT), ("PATCH", Method::PATCH)];
     let name: Option<String> = section.required("name");
     if name.as_ref().is_some_and(|name| !is_name(name)) {
         section.problem("name", "must be letters, digits, - and _, at most 40");
@@ -363,7 +357,10 @@ mod tests {
             (least.to_owned(), "there must be one to 8 steps"),
             (format!("{least}{step}effect = false"), "none of them has an effect"),
             (format!("title = \"X\"\n{step}"), "verified: missing"),
-            (format!("{least}{}", step.replace("/notes", "notes")), "x.toml:6: steps.path: must begin with /"),
+            (
+                format!("{least}{}", step.replace("/notes", "notes")),
+                "x.toml:6: steps.path: must begin with /",
+            ),
             (format!("{least}{}", step.replace("POST", "BREW")), "must be GET, POST, PUT or PATCH"),
             (format!("{least}{step}file = \"a/b\"\njson = {{}}"), "give one of file, json and parts"),
             (format!("{least}{step}expect = [99]"), "numbers between 200 and 599"),

@@ -120,7 +120,8 @@ fn chosen(
     let found = recipes.get(&name);
     if found.is_none() {
         let known: Vec<&str> = recipes.keys().map(String::as_str).collect();
-        section.problem("recipe", format_args!("there is no recipe {name:?}; there are {}", known.join(", ")));
+        section
+            .problem("recipe", format_args!("there is no recipe {name:?}; there are {}", known.join(", ")));
     }
     found.cloned()
 }
@@ -203,7 +204,8 @@ fn login(section: &Section<'_>, base: &Path) -> Option<Login> {
         Kind::Key => secret("secret").map(Login::Key),
         Kind::OAuth2 => oauth2::client(section, base).map(|client| {
             if client.client_secret.is_none() && client.refresh_token.is_none() {
-                section.problem("client_secret", "missing; without a refresh_token the client needs a secret");
+                section
+                    .problem("client_secret", "missing; without a refresh_token the client needs a secret");
             }
             Login::OAuth2(Box::new(client), scheme(section))
         }),

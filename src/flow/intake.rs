@@ -158,19 +158,21 @@ impl Work {
             SessionKey { tenant: tenant.name.clone(), instance: tenant.instance.clone(), name: session.name };
         let (digest, now) = (Digest::of(bytes), self.desk.clock.now());
         let (updated_at, ticket) = (session.updated_at, session.ticket.clone());
-        let (planned, supersedes) = match plan(&session, &digest, tenant, tenant.channel, &self.history, self.timing, now) {
-            Plan::Keep(why) => (Planned::Nothing(why), vec![]),
-            Plan::Hold { reason, supersedes } => (Planned::Hold(reason), supersedes),
-            Plan::Send(mail) => {
-                let fetched = self.followed.as_ref().map(|(digest, _)| *digest);
-                if let Some(with) = mail.follows.filter(|with| fetched != Some(*with)) {
-                    return Ok(Step::Compare { key, with, history: self.history });
+        let (planned, supersedes) =
+            match plan(&session, &digest, tenant, tenant.channel, &self.history, self.timing, now) {
+                Plan::Keep(why) => (Planned::Nothing(why), vec![]),
+                Plan::Hold { reason, supersedes } => (Planned::Hold(reason), supersedes),
+                Plan::Send(mail) => {
+                    let fetched = self.followed.as_ref().map(|(digest, _)| *digest);
+                    if let Some(with) = mail.follows.filter(|with| fetched != Some(*with)) {
+                        return Ok(Step::Compare { key, with, history: self.history });
+                    }
+                    let followed = self.followed.as_ref().map(|(_, raw)| &raw[..]);
+                    let making =
+                        Making { desk: &self.desk, key: &key, raw: bytes, digest: &digest, followed };
+                    (making.planned(session, &mail), mail.supersedes)
                 }
-                let followed = self.followed.as_ref().map(|(_, raw)| &raw[..]);
-                let making = Making { desk: &self.desk, key: &key, raw: bytes, digest: &digest, followed };
-                (making.planned(session, &mail), mail.supersedes)
-            }
-        };
+            };
         Ok(Step::Accept(Box::new(Accepted {
             key,
             updated_at,

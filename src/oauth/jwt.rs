@@ -31,6 +31,7 @@ pub(super) fn assertion(config: &Assertion, now: Timestamp) -> Result<String, St
     });
     let [head, claims] = [head, claims].map(|part| URL_SAFE_NO_PAD.encode(part.to_string()));
     let signed = format!("{head}.{claims}");
-    let signature = signer.sign(signed.as_bytes()).map_err(|error| format!("the key cannot sign: {error}"))?;
+    let signature =
+        signer.sign(signed.as_bytes()).map_err(|error| format!("the key cannot sign: {error}"))?;
     Ok(format!("{signed}.{}", URL_SAFE_NO_PAD.encode(signature)))
 }

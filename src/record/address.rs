@@ -135,7 +135,9 @@ mod tests {
     #[test]
     fn every_way_to_write_an_address_is_looked_at() {
         // The forms that a URL may have for 127.0.0.1.
-        for host in ["127.0.0.1", "127.1", "2130706433", "0x7f000001", "0177.0.0.1", "[::1]", "[::ffff:7f00:1]"] {
+        for host in
+            ["127.0.0.1", "127.1", "2130706433", "0x7f000001", "0177.0.0.1", "[::1]", "[::ffff:7f00:1]"]
+        {
             let url: Url = format!("https://{host}/").parse().unwrap();
             assert!(refused(&url, false).is_some(), "{host}");
             assert_eq!(refused(&url, true), None, "{host}");

@@ -197,7 +197,8 @@ impl Client {
                 }
             }
         }
-        let groups = self.record.recipe.ticket_url.iter().flat_map(|pattern| pattern.capture_names().flatten());
+        let groups =
+            self.record.recipe.ticket_url.iter().flat_map(|pattern| pattern.capture_names().flatten());
         for group in groups.filter(|group| !note.url.contains_key(*group)) {
             data["url"][group] = "".into();
         }
@@ -287,7 +288,14 @@ impl Client {
             let words = self.pass.without_secrets(&printable(&body), presented);
             format!("{}{reason} {words}", hint(status)).trim().to_owned()
         };
-        Exchanged { ending: Ending::Answered(status), status: Some(status), words, body, retry_after, is_away: false }
+        Exchanged {
+            ending: Ending::Answered(status),
+            status: Some(status),
+            words,
+            body,
+            retry_after,
+            is_away: false,
+        }
     }
 
     /// The whole URL. It is below the tenant's base, or there is none: nothing in a path leads elsewhere.
@@ -422,7 +430,10 @@ fn printable(body: &[u8]) -> String {
     let text = String::from_utf8_lossy(start);
     let words = text.split(|c: char| c.is_whitespace() || c.is_control()).filter(|word| !word.is_empty());
     let line = words.collect::<Vec<_>>().join(" ");
-    line.chars().filter(|c| !matches!(c, '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')).take(MAX_WORDS).collect()
+    line.chars()
+        .filter(|c| !matches!(c, '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}'))
+        .take(MAX_WORDS)
+        .collect()
 }
 
 /// What went wrong on the way. The URL is left out: it may hold more than the host.

@@ -102,9 +102,9 @@ impl Requests {
     fn add(&mut self, text: &str, is_path: bool, known: &[String]) -> Result<(), String> {
         let template =
             guard::compile(text, &|name| HELPERS.contains(&name)).map_err(|refusal| refusal.to_string())?;
-        let unknown = guard::names(&template).into_iter().find(|name| {
-            !name.is_empty() && !HELPERS.contains(&name.as_str()) && !known.contains(name)
-        });
+        let unknown = guard::names(&template)
+            .into_iter()
+            .find(|name| !name.is_empty() && !HELPERS.contains(&name.as_str()) && !known.contains(name));
         if let Some(unknown) = unknown {
             return Err(format!("nothing gives {unknown:?}"));
         }
@@ -151,9 +151,8 @@ impl Requests {
                         number.map_err(|_| Unwritable(format!("{text} is not a number")))?,
                     )));
                 }
-                let entry = |(key, value): (&String, &Value)| {
-                    Ok((key.clone(), self.json(value, data, file)?))
-                };
+                let entry =
+                    |(key, value): (&String, &Value)| Ok((key.clone(), self.json(value, data, file)?));
                 Value::Object(entries.iter().map(entry).collect::<Result<_, Unwritable>>()?)
             }
             other => other.clone(),
@@ -164,8 +163,7 @@ impl Requests {
     fn form(&self, parts: &[Part], data: &Context, file: &[u8]) -> Result<(String, Vec<u8>), Unwritable> {
         let mut written = Vec::new();
         for part in parts {
-            let file_name =
-                part.file_name.as_ref().map(|name| self.text(name, data)).transpose()?;
+            let file_name = part.file_name.as_ref().map(|name| self.text(name, data)).transpose()?;
             let value = match &part.value {
                 PartValue::Text(text) => self.text(text, data)?.into_bytes(),
                 PartValue::Json(tree) => self.json(tree, data, file)?.to_string().into_bytes(),
@@ -184,7 +182,8 @@ impl Requests {
         }
         let mut body = Vec::new();
         for (part, file_name, content_type, value) in written {
-            let mut head = format!("--{boundary}\r\nContent-Disposition: form-data; name=\"{}\"", quoted(&part.name));
+            let mut head =
+                format!("--{boundary}\r\nContent-Disposition: form-data; name=\"{}\"", quoted(&part.name));
             if let Some(name) = file_name {
                 head.push_str(&format!("; filename=\"{}\"", quoted(&name)));
             }
@@ -273,7 +272,8 @@ mod tests {
     }
 
     fn data() -> Context {
-        Context::wraps(json!({ "note": HOSTILE, "ticket": HOSTILE, "id": "17", "external_id": "ext-1" })).unwrap()
+        Context::wraps(json!({ "note": HOSTILE, "ticket": HOSTILE, "id": "17", "external_id": "ext-1" }))
+            .unwrap()
     }
 
     #[test]
@@ -284,7 +284,8 @@ mod tests {
         );
         let requests = Requests::compile(&recipe, &[]).unwrap();
         let request = requests.write(&recipe.steps[0], &data(), b"{}\n").unwrap();
-        let encoded = "a%22b%5Cc%0D%0AX%3A%20y%2F..%2F%3Fq%3D1%26z%23f%7B%7Bnote%7D%7D%252f%E2%80%AE%3C%C3%A4%3E";
+        let encoded =
+            "a%22b%5Cc%0D%0AX%3A%20y%2F..%2F%3Fq%3D1%26z%23f%7B%7Bnote%7D%7D%252f%E2%80%AE%3C%C3%A4%3E";
         assert_eq!(request.path, format!("/t/{encoded}?x={encoded}&y=1"));
         let body: Value = serde_json::from_slice(&request.body.unwrap().1).unwrap();
         assert_eq!(body, json!({ "n": format!("<{HOSTILE}>"), "i": 17, "f": "e30K", "k": [true, "17"] }));
@@ -327,7 +328,10 @@ mod tests {
         for (keys, told) in table {
             let problems = Requests::compile(&recipe(&format!("{step}{keys}")), &["own"]);
             let problems = problems.err().unwrap_or_default();
-            assert!(problems.iter().any(|problem| problem.to_string().contains(told)), "{keys}: {problems:?}");
+            assert!(
+                problems.iter().any(|problem| problem.to_string().contains(told)),
+                "{keys}: {problems:?}"
+            );
         }
         let two = "path = \"/\"\ncapture = { token = \"/a\" }\n\
                    [[steps]]\nname = \"b\"\nmethod = \"POST\"\npath = \"/{{token}}/{{value.own}}\"\nwhen = \"token\"";

@@ -134,8 +134,13 @@ fn take_over(tx: &Tx<'_>, fall_back: &FallBack) -> Result<Option<DeliveryId>> {
         "by": taken.map(|id| id.0),
         "plan": if is_old { nothing } else { planned_content(planned) },
     });
-    let entry =
-        Entry { event: Event::FellBack, at: *now, session: Some(session.name), delivery: Some(*delivery), content };
+    let entry = Entry {
+        event: Event::FellBack,
+        at: *now,
+        session: Some(session.name),
+        delivery: Some(*delivery),
+        content,
+    };
     append(tx, tenant, Some(&session), &entry)?;
     Ok(taken)
 }

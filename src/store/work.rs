@@ -113,8 +113,7 @@ impl Store {
                 return Ok(Claimed { leases: Vec::new(), not_before: Some(soon) });
             }
             let (most, not_before) = room(tx, &budgets, most, now)?;
-            let due =
-                "SELECT id, lease + 1 FROM deliveries WHERE tenant = $1 AND channel = $2 AND due <= $3 ORDER BY due LIMIT $4";
+            let due = "SELECT id, lease + 1 FROM deliveries WHERE tenant = $1 AND channel = $2 AND due <= $3 ORDER BY due LIMIT $4";
             let leases = tx.query(due, args![&tenant, channel.as_str(), now, most], |row| {
                 Ok(Lease { tenant: tenant.clone(), delivery: DeliveryId(row.get(0)?), number: row.get(1)? })
             })?;

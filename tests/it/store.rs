@@ -9,15 +9,15 @@ use std::sync::Arc;
 use aftercall::compose::Composed;
 use aftercall::config::StorePlace;
 use aftercall::config::rate::Budget;
-use aftercall::config::tenant::Retry;
+use aftercall::config::tenant::{Channel, Retry};
 use aftercall::ids::{DeliveryId, Digest, SessionKey};
 use aftercall::log::FIRST;
 use aftercall::outbox::{Outcome, Report, STATES, State};
 use aftercall::plan::{History, Past};
 use aftercall::session::Ticket;
 use aftercall::store::{
-    Acceptance, Accepted, AttemptRow, Change, DeliveryRow, Filter, Instance, Lease, Planned, Quarantined,
-    Store, StoreError,
+    Acceptance, Accepted, AttemptRow, Change, DeliveryRow, Filter, Instance, Lease, Message, Planned,
+    Quarantined, Store, StoreError,
 };
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
@@ -108,7 +108,11 @@ impl Kept {
     }
 
     async fn claim(&self, tenant: &str, most: u32, now: Timestamp) -> Vec<Lease> {
-        self.store.claim(tenant.to_owned(), self.instance, vec![], most, now).await.unwrap().leases
+        self.store
+            .claim(tenant.to_owned(), Channel::Email, self.instance, vec![], most, now)
+            .await
+            .unwrap()
+            .leases
     }
 
     fn row(&self, id: DeliveryId) -> DeliveryRow {
@@ -211,7 +215,7 @@ fn report(outcome: Outcome) -> Report {
 /// The first revision of `call-NUMBER`, to be sent at once.
 fn first(tenant: &str, number: u64) -> Accepted {
     let raw = format!("{tenant} call {number}").into_bytes();
-    let message = Composed {
+    let mail = Composed {
         message_id: format!("{number}.1@example.com"),
         envelope_from: "bridge@example.com".parse().unwrap(),
         recipient: format!("crm+{number}@example.com").parse().unwrap(),
@@ -229,7 +233,9 @@ fn first(tenant: &str, number: u64) -> Accepted {
         source: format!("call-{number}.json"),
         ticket: Ticket { id: Some(number.to_string()), url: None, unusable: false },
         revisions: 0,
-        planned: Planned::Message { message, due: at(0), waits_for: "", hold: None },
+        channel: Channel::Email,
+        fallback: None,
+        planned: Planned::Message { message: Message::Mail(mail), due: at(0), waits_for: "", hold: None },
         supersedes: Vec::new(),
         now: at(0),
     }
@@ -313,6 +319,7 @@ async fn a_plan_that_knew_too_little_is_told_what_is_known(engine: Engine) {
             id,
             state,
             ticket: Some("7".to_owned()),
+            channel: Channel::Email,
             message_id: Some("7.1@example.com".to_owned()),
             revision: digest,
         }],
@@ -379,7 +386,11 @@ async fn senders_that_claim_at_the_same_time_share_without_overlap(engine: Engin
         .map(|_| {
             let (store, instance) = (kept.store.clone(), kept.instance);
             tokio::spawn(async move {
-                store.claim("acme".to_owned(), instance, vec![], 3, at(0)).await.unwrap().leases
+                store
+                    .claim("acme".to_owned(), Channel::Email, instance, vec![], 3, at(0))
+                    .await
+                    .unwrap()
+                    .leases
             })
         })
         .collect();
@@ -520,7 +531,7 @@ async fn a_tenant_is_idle_when_nothing_waits_for_a_time_and_nothing_runs(engine:
     let kept = Kept::new(engine).await;
     kept.accept(first("other", 1)).await;
     let look = async || {
-        let due = kept.store.next_due("acme".to_owned()).await.unwrap();
+        let due = kept.store.next_due("acme".to_owned(), Channel::Email).await.unwrap();
         (kept.store.is_idle("acme".to_owned()).await.unwrap(), due)
     };
     assert_eq!(look().await, (true, None), "another tenant's work is not this one's");
@@ -835,7 +846,11 @@ async fn a_budget_is_shared_by_its_name_and_new_in_each_span(engine: Engine) {
     let claim = async |tenant: &str, second: i64| {
         let budgets = vec![budget("relay r:25", 10, 3), budget(&format!("tenant {tenant}"), 60, 4)];
         let now = Timestamp::from_second(base + 60 + second).unwrap();
-        let claimed = kept.store.claim(tenant.to_owned(), kept.instance, budgets, 9, now).await.unwrap();
+        let claimed = kept
+            .store
+            .claim(tenant.to_owned(), Channel::Email, kept.instance, budgets, 9, now)
+            .await
+            .unwrap();
         (claimed.leases.len(), claimed.not_before.map(|moment| moment.as_second() - base - 60))
     };
     assert_eq!(claim("acme", 0).await, (3, None), "the relay's three");
