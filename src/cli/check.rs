@@ -5,6 +5,7 @@ use std::io::{self, Write};
 use serde_json::json;
 
 use super::{Common, Exit};
+use crate::clock::Clock;
 use crate::config::profile::Identity;
 use crate::config::reader::Problem;
 use crate::config::tenant::Tenant;
@@ -12,6 +13,7 @@ use crate::config::{Config, Problems};
 use crate::deliver::tls::connector;
 use crate::dkim::Signer;
 use crate::flow::intake::chain;
+use crate::record::client::{Client, ClientError};
 use crate::samples::SAMPLES;
 use crate::session::{Reading, read};
 use crate::template::{Context, Missing, Templates};
@@ -53,6 +55,16 @@ fn check(config: &Config, common: &Common, tenant: &Tenant) -> Vec<Problem> {
     let mut problems = Vec::new();
     if let Err(error) = connector(tenant.relay.ca_file.as_deref()) {
         problems.push(Problem { key: "relay.ca_file".to_owned(), ..Problem::of_file(&file, chain(&error)) });
+    }
+    if let Some(record) = &tenant.record {
+        match Client::new(record, Clock::default()) {
+            Ok(_) => {}
+            Err(ClientError::Recipe(found)) => problems.extend(found),
+            Err(error) => {
+                let problem = Problem::of_file(&file, chain(&error));
+                problems.push(Problem { key: "record".to_owned(), ..problem });
+            }
+        }
     }
     for (at, key) in tenant.dkim.iter().enumerate() {
         if let Err(error) = Signer::new(key) {

@@ -2,6 +2,7 @@
 
 mod check;
 mod demo;
+mod doctor;
 mod log;
 mod outbox;
 mod preview;
@@ -67,6 +68,8 @@ enum Command {
     Preview(preview::Arguments),
     /// Tell every problem in every configuration file and template.
     Check,
+    /// Connect to a tenant's relay and CRM, send nothing, and say what works.
+    Doctor(doctor::Arguments),
     /// The sent-mail log: what was sent, to whom, and what the servers said.
     Log(log::Arguments),
     /// What waits and why; retry, hold, release or cancel it.
@@ -124,6 +127,7 @@ fn run(arguments: Arguments) -> anyhow::Result<Exit> {
                     Command::Send(arguments) => send::run(&config, arguments).await,
                     Command::Serve(arguments) => serve::run(&config, &arguments).await,
                     Command::Preview(arguments) => preview::run(&config, &arguments).await,
+                    Command::Doctor(arguments) => doctor::run(&config, &arguments).await,
                     Command::Log(arguments) => log::run(&config, &arguments),
                     Command::Outbox(arguments) => outbox::run(&config, arguments).await,
                     Command::Demo(_) | Command::Check => Ok(Exit::Done),

@@ -300,6 +300,11 @@ impl Connection {
         matches!(reply, Ok(Ok(response)) if u16::from(response.code()) == 250)
     }
 
+    /// TLS version and cipher suite; none for a connection in the clear.
+    pub fn security(&self) -> Option<&str> {
+        self.tls.as_deref()
+    }
+
     /// Says goodbye. A server that does not answer is left.
     pub async fn quit(mut self) {
         drop(timeout(Duration::from_secs(2), self.client.command(Quit)).await);

@@ -99,7 +99,7 @@ fn cases() -> Vec<(&'static str, Case)> {
 /// The configuration of a case at a CRM, made of files as a tenant's is.
 fn record(name: &str, case: &Case, base: &str) -> Record {
     let record = format!(
-        "\n[record]\nrecipe = \"{name}\"\nbase = \"{base}\"\nallow_private = true\nanswer_timeout = \"2s\"\n{}\n[record.login]\n{}\n",
+        "recipe = \"{name}\"\nbase = \"{base}\"\nallow_private = true\nanswer_timeout = \"2s\"\n{}\n[record.login]\n{}\n",
         case.record,
         case.login.replace("SECRET", "{ file = \"secret\" }").replace("BASE", base),
     );
@@ -108,8 +108,7 @@ fn record(name: &str, case: &Case, base: &str) -> Record {
         case.profile,
         if case.profile == "rt" { "\nvalues = { rtname = \"rt\" }" } else { "" }
     );
-    let missing_ticket = record.as_str();
-    let site = Site::new(1, &TenantFile { profile: &profile, missing_ticket, ..TenantFile::default() });
+    let site = Site::new(1, &TenantFile { profile: &profile, record: &record, ..TenantFile::default() });
     site.write("config/secret", SECRET.as_bytes());
     let config = Config::load(&site.path("config"), None, &Overrides::default());
     let config = config.unwrap_or_else(|problems| panic!("{name}: {problems}"));

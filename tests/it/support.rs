@@ -124,6 +124,8 @@ pub(crate) struct TenantFile<'t> {
     pub(crate) relay: &'t str,
     pub(crate) retry: &'t str,
     pub(crate) missing_ticket: &'t str,
+    /// The section `[record]` with those below it; none where it is empty.
+    pub(crate) record: &'t str,
 }
 
 impl Default for TenantFile<'_> {
@@ -136,6 +138,7 @@ impl Default for TenantFile<'_> {
             relay: PLAIN,
             retry: "",
             missing_ticket: "",
+            record: "",
         }
     }
 }
@@ -197,10 +200,11 @@ impl Site {
 
     /// The same with a relay at another port.
     pub(crate) fn tenant_at(&self, name: &str, port: u16, tenant: &TenantFile<'_>) {
-        let TenantFile { top, sender, recipient, profile, relay, retry, missing_ticket } = tenant;
+        let TenantFile { top, sender, recipient, profile, relay, retry, missing_ticket, record } = tenant;
+        let record = if record.is_empty() { String::new() } else { format!("[record]\n{record}\n") };
         let text = format!(
             "folder = \"../inbox/{name}\"\n{top}\n[sender]\n{sender}\n[recipient]\n{recipient}\n[profile]\n{profile}\n\
-             [relay]\n{relay}\nport = {port}\n[retry]\n{retry}\n[missing_ticket]\n{missing_ticket}\n"
+             [relay]\n{relay}\nport = {port}\n[retry]\n{retry}\n[missing_ticket]\n{missing_ticket}\n{record}"
         );
         self.write(&format!("config/tenants/{name}.toml"), text.as_bytes());
     }
