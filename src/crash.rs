@@ -20,6 +20,16 @@ macro_rules! steps {
         pub const STEPS: &[Step] = &[$(Step::$step),*];
 
         impl Step {
+            /// Whether only a mail comes by it.
+            pub fn is_of_mail(self) -> bool {
+                (Self::Connected..=Self::AnswerRead).contains(&self)
+            }
+
+            /// Whether only a note for a CRM comes by it.
+            pub fn is_of_record(self) -> bool {
+                matches!(self, Self::RequestReady | Self::RequestAnswered)
+            }
+
             /// The step's word.
             pub fn as_str(self) -> &'static str {
                 match self {

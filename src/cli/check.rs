@@ -8,6 +8,7 @@ use super::{Common, Exit};
 use crate::clock::Clock;
 use crate::config::profile::Identity;
 use crate::config::reader::Problem;
+use crate::config::record::Record;
 use crate::config::tenant::Tenant;
 use crate::config::{Config, Problems};
 use crate::deliver::tls::connector;
@@ -34,7 +35,12 @@ pub(super) fn run(common: &Common) -> anyhow::Result<Exit> {
                 Identity::Id => "out_ticket_id is the ticket's internal id",
                 Identity::Same => "a ticket has one id",
             };
-            writeln!(out, "tenant {}: ok; {}: {identity}", tenant.name, tenant.profile.title)?;
+            write!(out, "tenant {}: ok; {}: {identity}", tenant.name, tenant.profile.title)?;
+            if let Some(Record { recipe, .. }) = &tenant.record {
+                let (recipe, sure) = (&recipe.title, recipe.verified.as_str());
+                write!(out, "; channel {}, recipe {recipe} ({sure})", tenant.channel)?;
+            }
+            writeln!(out)?;
         }
         return Ok(Exit::Done);
     }

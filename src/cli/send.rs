@@ -273,9 +273,9 @@ fn deliveries(store: &Store, ids: &[DeliveryId]) -> Result<Vec<DeliveryRow>, Sto
 }
 
 /// Whether an attempt is running or due: one attempt each, then the outbox goes on with later ones. `before` is how
-/// many attempts there were when the command began.
+/// many attempts there were when the command began; one that takes another's place is new.
 fn is_under_way(row: &DeliveryRow, before: Option<&u32>, now: Timestamp) -> bool {
-    let is_due = row.due.is_some_and(|due| due <= now) && before == Some(&row.attempts);
+    let is_due = row.due.is_some_and(|due| due <= now) && *before.unwrap_or(&0) == row.attempts;
     is_due || matches!(row.state, State::Leased | State::Sending)
 }
 

@@ -23,7 +23,7 @@ pub struct OAuth2 {
     /// What the tokens are asked for.
     pub scope: Option<String>,
     /// With it the grant is a signed assertion (RFC 7523).
-    pub assertion: Option<Assertion>,
+    pub assertion: Option<Box<Assertion>>,
 }
 
 /// What a client says of itself with its own key in place of a secret (RFC 7523, section 3).

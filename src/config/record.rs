@@ -215,7 +215,7 @@ fn login(section: &Section<'_>, base: &Path) -> Option<Login> {
             oauth2::client(section, base).zip(subject).zip(key).map(|((client, subject), key)| {
                 let audience = audience.unwrap_or_else(|| client.token_url.origin().ascii_serialization());
                 let issuer = client.client_id.clone();
-                let assertion = Some(Assertion { issuer, subject, audience, key });
+                let assertion = Some(Box::new(Assertion { issuer, subject, audience, key }));
                 Login::OAuth2(Box::new(OAuth2 { assertion, ..client }), scheme(section))
             })
         }

@@ -68,7 +68,8 @@ impl Making<'_> {
                 let unique = Digest::of_parts(&[&self.digest.0, b"record", record.base.as_str().as_bytes()]);
                 let external_id = self.desk.key.sign(self.key, &unique);
                 let (session, file) = (self.key.name.to_string(), attachment_name(self.key.name));
-                Ok(Message::Note(Note::new(record, external_id, session, file, mail, rendered, now)))
+                let note = Note::new(record, external_id, session, file, mail, rendered, now);
+                Ok(Message::Note(Box::new(note)))
             }
         }
     }

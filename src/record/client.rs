@@ -1,22 +1,22 @@
 //! Takes a recipe's requests to a CRM, one after another, and says what came of them.
 
 use std::borrow::Cow;
-use std::error::Error as _;
 use std::sync::Arc;
 use std::time::Duration;
 
 use handlebars::Context;
-use jiff::fmt::rfc2822;
-use jiff::{SignedDuration, Timestamp};
-use reqwest::header::{ACCEPT, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER};
+use jiff::SignedDuration;
+use reqwest::header::{ACCEPT, CONTENT_TYPE, HeaderName, HeaderValue};
 use reqwest::{Client as Http, Response, Url, redirect, retry};
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::address::{Resolver, refused};
+use super::answer;
+use super::data::data;
 use super::login::{Pass, Presented};
 use super::note::Note;
 use super::outcome::{Ending, Verdict, decide, hint};
-use super::template::{FILE_TYPE, Request, Requests, as_html};
+use super::template::{Request, Requests};
 use crate::clock::Clock;
 use crate::config::reader::Problem;
 use crate::config::recipe::Step;
@@ -24,11 +24,10 @@ use crate::config::record::Record;
 use crate::crash;
 use crate::deliver::tls::{TlsError, client_config};
 use crate::outbox::{Outcome, Report};
+use crate::session::text;
 
-/// The most octets of an answer.
-const MAX_ANSWER: usize = 4 * 1024 * 1024;
-/// The most characters of a CRM's words in the log.
-const MAX_WORDS: usize = 300;
+/// The most octets of a value that an answer gives to a later step.
+const MAX_CAPTURE: usize = 1000;
 /// How long an unused connection is kept: shorter than servers keep theirs, so that none is used that is gone.
 const IDLE: Duration = Duration::from_secs(2);
 
@@ -110,7 +109,7 @@ impl Client {
             let text = format!("the file has {} octets; the CRM takes {most}", file.len());
             return self.ended(Outcome::Rejected, "local", text, Vec::new());
         }
-        let mut data = self.data(note, tenant, again);
+        let mut data = data(&self.record, self.pass.in_body(), note, tenant, again);
         let (mut replies, mut last) = (Vec::new(), None);
         for step in &self.record.recipe.steps {
             if step.when.as_ref().is_some_and(|when| is_given(&data[&when.name]) != when.wanted) {
@@ -140,7 +139,7 @@ impl Client {
         let Some(step) = &self.record.recipe.probe else {
             return self.reach().await.map(|()| "it answers; the recipe has no probe".to_owned());
         };
-        let mut data = self.data(&Note::blank(), "", false);
+        let mut data = data(&self.record, self.pass.in_body(), &Note::blank(), "", false);
         let exchanged = self.take(step, &mut data, &[]).await;
         let told = format!("{} {}", exchanged.status.unwrap_or_default(), exchanged.words);
         match decide(step, exchanged.ending) {
@@ -156,53 +155,9 @@ impl Client {
             return Err(reason);
         }
         match self.http.get(base).send().await {
-            Err(error) if error.is_connect() => Err(told(error)),
+            Err(error) if error.is_connect() => Err(answer::told(error)),
             _ => Ok(()),
         }
-    }
-
-    fn data(&self, note: &Note, tenant: &str, again: bool) -> Value {
-        let (user, secret) = self.pass.in_body();
-        let id = match note.url.get("id") {
-            Some(id) => id.as_str(),
-            None if self.record.ticket_is_id => &note.ticket,
-            None => "",
-        };
-        let mut data = json!({
-            "ticket": note.ticket,
-            "id": id,
-            "external_id": note.external_id,
-            "uuid": note.uuid,
-            "made_at": note.made_at,
-            "session": note.session,
-            "file_name": note.file_name,
-            "file_type": FILE_TYPE,
-            "subject": note.subject,
-            "note": note.text,
-            "note_html": as_html(&note.text),
-            "again": again,
-            "tenant": tenant,
-            "url": note.url,
-            "value": self.record.values,
-            "auth": { "user": user, "secret": secret },
-        });
-        for step in &self.record.recipe.steps {
-            for name in step.found.iter().map(|(flag, _)| flag) {
-                data[name] = false.into();
-            }
-            // A capture that a skipped step would have given, unless it is one of the names above.
-            for (name, _) in &step.captures {
-                if data.get(name).is_none() {
-                    data[name] = "".into();
-                }
-            }
-        }
-        let groups =
-            self.record.recipe.ticket_url.iter().flat_map(|pattern| pattern.capture_names().flatten());
-        for group in groups.filter(|group| !note.url.contains_key(*group)) {
-            data["url"][group] = "".into();
-        }
-        data
     }
 
     /// Takes one step; what it captures goes into the data. A token that is refused is replaced once.
@@ -220,11 +175,10 @@ impl Client {
                 ..Exchanged::without_answer(Ending::Answered(401), hint(401).trim().to_owned())
             },
         };
-        let succeeded = exchanged.status.is_some_and(|status| step.expect.contains(&status));
-        if let Some((later, words)) = step.error.as_ref().and_then(|at| error(step, at, &exchanged.body)) {
-            (exchanged.ending, exchanged.words) = (Ending::Refused(later), words);
-        } else if succeeded && let Err(lacking) = self.capture(step, &exchanged.body, data) {
-            (exchanged.ending, exchanged.words) = (Ending::Lacking, lacking);
+        if matches!(exchanged.ending, Ending::Answered(status) if step.expect.contains(&status))
+            && let Err((ending, words)) = self.capture(step, &exchanged.body, data)
+        {
+            (exchanged.ending, exchanged.words) = (ending, words);
         }
         exchanged
     }
@@ -253,12 +207,12 @@ impl Client {
         }
         let mut response = match sending.send().await {
             Ok(response) => response,
-            Err(error) if error.is_builder() => return not_sent(told(error)),
+            Err(error) if error.is_builder() => return not_sent(answer::told(error)),
             Err(error) if error.is_connect() => {
-                let away = Exchanged::without_answer(Ending::NotSent, told(error));
+                let away = Exchanged::without_answer(Ending::NotSent, answer::told(error));
                 return Ok(Exchanged { is_away: true, ..away });
             }
-            Err(error) => return Ok(Exchanged::without_answer(Ending::Lost, told(error))),
+            Err(error) => return Ok(Exchanged::without_answer(Ending::Lost, answer::told(error))),
         };
         if step.effect {
             crash::reached(crash::Step::RequestAnswered);
@@ -273,10 +227,10 @@ impl Client {
     /// Reads an answer. Its status holds, whatever becomes of its body, unless a later step needs that.
     async fn read(&self, step: &Step, response: &mut Response, presented: &Presented) -> Exchanged {
         let status = response.status().as_u16();
-        let retry_after = retry_after(response, self.clock.now());
+        let retry_after = answer::retry_after(response, self.clock.now());
         let reason = response.status().canonical_reason().unwrap_or_default();
         let needs_body = !step.captures.is_empty() || step.found.is_some();
-        let (body, broken) = body(response).await;
+        let (body, broken) = answer::body(response).await;
         if let Some(broken) = broken.filter(|_| needs_body && step.expect.contains(&status)) {
             let lost = Exchanged::without_answer(Ending::Lost, broken);
             return Exchanged { status: Some(status), ..lost };
@@ -285,7 +239,7 @@ impl Client {
         let words = if step.expect.contains(&status) {
             reason.to_owned()
         } else {
-            let words = self.pass.without_secrets(&printable(&body), presented);
+            let words = self.pass.without_secrets(&answer::printable(&body), presented);
             format!("{}{reason} {words}", hint(status)).trim().to_owned()
         };
         Exchanged {
@@ -335,23 +289,34 @@ impl Client {
         Ok(sending)
     }
 
-    fn capture(&self, step: &Step, body: &[u8], data: &mut Value) -> Result<(), String> {
+    /// Takes out of an answer of success what later steps need; or says what the answer is instead.
+    fn capture(&self, step: &Step, body: &[u8], data: &mut Value) -> Result<(), (Ending, String)> {
+        if let Some((later, words)) = answer::error(step, body) {
+            return Err((Ending::Refused(later), words));
+        }
         if let Some((flag, text)) = &step.found {
-            let context = Context::wraps(&*data).map_err(|error| error.to_string())?;
-            let text = self.requests.text(text, &context).map_err(|error| error.to_string())?;
+            let text = Context::wraps(&*data)
+                .map_err(|error| error.to_string())
+                .and_then(|data| self.requests.text(text, &data).map_err(|error| error.to_string()))
+                .map_err(|reason| (Ending::NotSent, reason))?;
             let is_there = !text.is_empty() && memchr::memmem::find(body, text.as_bytes()).is_some();
             data[flag] = is_there.into();
         }
         if step.captures.is_empty() {
             return Ok(());
         }
-        let answer: Value = serde_json::from_slice(body).unwrap_or_default();
+        // Nothing at all is an answer of its own to a look-up; a page for people is none.
+        let found = match serde_json::from_slice(body) {
+            Ok(found) => found,
+            Err(_) if body.is_empty() => Value::Null,
+            Err(_) => return Err((Ending::Lost, "the answer is not JSON".to_owned())),
+        };
         for (name, pointer) in &step.captures {
-            let found = answer.pointer(pointer).and_then(|value| crate::session::text(Some(value)));
-            match found.filter(|found| found.len() <= 1000) {
-                Some(found) => data[name] = found.into(),
-                None if step.lookup => return Err(hint(404).trim().to_owned()),
-                None => return Err(format!("the answer has no {pointer}")),
+            let value = found.pointer(pointer).and_then(|value| text(Some(value)));
+            match value.filter(|value| value.len() <= MAX_CAPTURE) {
+                Some(value) => data[name] = value.into(),
+                None if step.lookup => return Err((Ending::Lacking, hint(404).trim().to_owned())),
+                None => return Err((Ending::Lacking, format!("the answer has no {pointer}"))),
             }
         }
         Ok(())
@@ -387,58 +352,4 @@ impl Client {
 /// Whether a value of the data is there and says yes.
 fn is_given(value: &Value) -> bool {
     !matches!(value, Value::Null | Value::Bool(false)) && value.as_str() != Some("")
-}
-
-/// The error within an answer, and whether it is for later.
-fn error(step: &Step, at: &str, body: &[u8]) -> Option<(bool, String)> {
-    let answer: Value = serde_json::from_slice(body).ok()?;
-    let words = match answer.pointer(at)? {
-        Value::Null => return None,
-        Value::String(words) => words.clone(),
-        other => other.to_string(),
-    };
-    let is_later = |sign: &String| memchr::memmem::find(body, sign.as_bytes()).is_some();
-    Some((step.error_later.iter().any(is_later), printable(words.as_bytes())))
-}
-
-/// The answer's octets as far as they came, and what broke them off.
-async fn body(response: &mut Response) -> (Vec<u8>, Option<String>) {
-    let mut body = Vec::new();
-    loop {
-        match response.chunk().await {
-            Ok(Some(chunk)) if body.len() + chunk.len() <= MAX_ANSWER => body.extend_from_slice(&chunk),
-            Ok(Some(_)) => return (body, Some(format!("the answer is longer than {MAX_ANSWER} octets"))),
-            Ok(None) => return (body, None),
-            Err(error) => return (body, Some(told(error))),
-        }
-    }
-}
-
-/// When the CRM wants to be asked again (RFC 9110, section 10.2.3): seconds, or a moment.
-fn retry_after(response: &Response, now: Timestamp) -> Option<SignedDuration> {
-    let text = response.headers().get(RETRY_AFTER)?.to_str().ok()?.trim();
-    if let Ok(seconds) = text.parse::<u32>() {
-        return Some(SignedDuration::from_secs(seconds.into()));
-    }
-    let moment = rfc2822::parse(text).ok()?.timestamp();
-    Some(moment.duration_since(now)).filter(|wait| wait.is_positive())
-}
-
-/// A CRM's words: one line, bounded, without control characters.
-fn printable(body: &[u8]) -> String {
-    let start = &body[..body.len().min(MAX_WORDS * 8)];
-    let text = String::from_utf8_lossy(start);
-    let words = text.split(|c: char| c.is_whitespace() || c.is_control()).filter(|word| !word.is_empty());
-    let line = words.collect::<Vec<_>>().join(" ");
-    line.chars()
-        .filter(|c| !matches!(c, '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}'))
-        .take(MAX_WORDS)
-        .collect()
-}
-
-/// What went wrong on the way. The URL is left out: it may hold more than the host.
-fn told(error: reqwest::Error) -> String {
-    let error = error.without_url();
-    let causes = std::iter::successors(error.source(), |&cause| cause.source());
-    causes.fold(error.to_string(), |line, cause| format!("{line}: {cause}"))
 }

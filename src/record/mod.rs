@@ -5,7 +5,9 @@
 //! lack of one, means. Nothing here knows the store.
 
 pub mod address;
+mod answer;
 pub mod client;
+mod data;
 pub mod login;
 pub mod note;
 pub mod outcome;

@@ -12,7 +12,7 @@ pub enum Message {
     /// A mail, with its envelope.
     Mail(Composed),
     /// A note, which takes the session file with it.
-    Note(Note),
+    Note(Box<Note>),
 }
 
 impl Message {

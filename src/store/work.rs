@@ -352,16 +352,18 @@ fn recover(tx: &Tx<'_>, tenant: &str, instance: Instance, retry: &Retry, now: Ti
         tx.execute("UPDATE deliveries SET state = 'pending', due = $1 WHERE id = $2", args![now, id])?;
     }
     let begun = format!(
-        "SELECT id, lease, attempts FROM deliveries WHERE {orphaned} AND state = 'sending' ORDER BY id"
+        "SELECT id, lease, attempts, channel FROM deliveries WHERE {orphaned} AND state = 'sending' ORDER BY id"
     );
     let begun = tx.query(&begun, values, |row| {
         let lease =
             Lease { tenant: tenant.to_owned(), delivery: DeliveryId(row.get(0)?), number: row.get(1)? };
-        Ok((lease, row.number(2)?))
+        Ok((lease, row.number(2)?, row.word::<Channel>(3)?))
     })?;
-    // The relay is not to blame: what is sent again goes at once.
+    // The relay is not to blame: what is sent again goes at once. A CRM is looked into first, and may still be at work
+    // on what it was sent.
     let at_once = Retry { first: SignedDuration::ZERO, ..*retry };
-    for (lease, attempt) in &begun {
+    for (lease, attempt, channel) in &begun {
+        let retry = if *channel == Channel::Email { &at_once } else { retry };
         let report = Report {
             outcome: Outcome::Uncertain,
             relay: String::new(),
@@ -373,7 +375,7 @@ fn recover(tx: &Tx<'_>, tenant: &str, instance: Instance, retry: &Retry, now: Ti
             replies: Vec::new(),
             retry_after: None,
         };
-        finish(tx, lease, *attempt, &report, &at_once, now)?;
+        finish(tx, lease, *attempt, &report, retry, now)?;
     }
     Ok(begun.len())
 }

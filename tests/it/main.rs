@@ -17,6 +17,8 @@ mod python;
 mod readme;
 mod recipes;
 mod record;
+mod record_crash;
+mod record_way;
 mod scenarios;
 mod servers;
 mod shim;

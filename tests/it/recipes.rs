@@ -231,7 +231,6 @@ struct State {
 
 /// A case with its CRM and our client; the CRM hears many attempts, one after another.
 struct Stage {
-    name: &'static str,
     case: Case,
     crm: Crm,
     record: Record,
@@ -258,7 +257,7 @@ impl Stage {
         let record = record(name, &case, &crm.base());
         let client = Client::new(&record, Clock::fixed(Timestamp::UNIX_EPOCH));
         let client = client.unwrap_or_else(|error| panic!("{name}: {error}"));
-        Self { name, case, crm, record, client, state }
+        Self { case, crm, record, client, state }
     }
 
     /// Plays an attempt, and gives what came of it and the requests of the recipe.
