@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use jiff::SignedDuration;
 use reqwest::Url;
+use reqwest::header::HeaderName;
 
 use super::oauth2::{self, Assertion, OAuth2};
 use super::profile::{Identity, Profile};
@@ -191,6 +192,9 @@ fn login(section: &Section<'_>, base: &Path) -> Option<Login> {
     let login = match kind {
         Kind::Header => {
             let name = section.text("header").unwrap_or_else(|| "Authorization".to_owned());
+            if HeaderName::from_bytes(name.as_bytes()).is_err() {
+                section.problem("header", "is not the name of a header field");
+            }
             let value: Option<String> = section.required("value");
             if value.as_ref().is_some_and(|value| !value.contains("{secret}")) {
                 section.problem("value", "must hold {secret}, as in \"Bearer {secret}\"");

@@ -5,6 +5,7 @@ use tracing::{info, warn};
 use super::desk::Desk;
 use super::intake::chain;
 use super::make::Making;
+use crate::compose::attachment_name;
 use crate::ids::DeliveryId;
 use crate::plan::{History, Plan, Timing, plan};
 use crate::session::{Reading, read};
@@ -37,7 +38,7 @@ pub async fn fall_back(
 /// every update; what waited has been replaced by the delivery that was given up.
 async fn planned(desk: &Desk, store: &Store, fallen: &Fallen) -> Result<Planned, StoreError> {
     let (tenant, Fallen { key, raw, digest, .. }) = (&desk.tenant, fallen);
-    let session = match read(raw, "", desk.session_bytes.max(raw.len())) {
+    let session = match read(raw, &attachment_name(key.name), desk.session_bytes.max(raw.len())) {
         Ok(Reading::Session(session)) => *session,
         Ok(Reading::Other(what)) => return Ok(Planned::Hold(format!("the stored file is {what}"))),
         Err(fault) => return Ok(Planned::Hold(chain(&fault))),

@@ -14,10 +14,11 @@ use aftercall::ids::{DeliveryId, Digest, SessionKey};
 use aftercall::log::FIRST;
 use aftercall::outbox::{Outcome, Report, STATES, State};
 use aftercall::plan::{History, Past};
+use aftercall::record::note::Note;
 use aftercall::session::Ticket;
 use aftercall::store::{
-    Acceptance, Accepted, AttemptRow, Change, DeliveryRow, Filter, Instance, Lease, Message, Planned,
-    Quarantined, Store, StoreError,
+    Acceptance, Accepted, AttemptRow, Change, DeliveryRow, FallBack, Filter, Instance, Lease, Message,
+    Planned, Quarantined, Store, StoreError,
 };
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
@@ -72,6 +73,8 @@ on_both_engines! {
     a_budget_is_shared_by_its_name_and_new_in_each_span,
     a_paused_tenant_is_given_nothing_and_the_log_says_who_waits_for_what,
     an_instance_that_fell_silent_begins_and_ends_nothing_more,
+    each_channel_is_leased_by_itself,
+    what_was_given_up_is_taken_over_once_and_only_while_it_is_the_news,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -908,4 +911,83 @@ async fn an_instance_that_fell_silent_begins_and_ends_nothing_more(engine: Engin
     assert_eq!((kept.row(begun).state, kept.row(waiting).state), (State::Uncertain, State::Pending));
     assert_eq!(kept.finish(running, Outcome::Accepted, at(43)).await, None);
     assert_eq!(kept.row(begun).state, State::Uncertain, "what it would have said is no longer heard");
+}
+
+/// The same by the record channel, with mail to fall back to.
+fn noted(accepted: Accepted) -> Accepted {
+    let note = Note {
+        target: "https://crm.example.com".to_owned(),
+        external_id: format!("{}-note", accepted.key.name),
+        text: "Done.".to_owned(),
+        ..Note::blank()
+    };
+    let message = Message::Note(Box::new(note));
+    Accepted {
+        channel: Channel::Record,
+        fallback: Some(Channel::Email),
+        planned: Planned::Message { message, due: at(0), waits_for: "", hold: None },
+        ..accepted
+    }
+}
+
+async fn each_channel_is_leased_by_itself(engine: Engine) {
+    let kept = Kept::new(engine).await;
+    kept.accept(first("acme", 1)).await;
+    let id = kept.accept(noted(first("acme", 2))).await;
+    let claim = async |channel| {
+        let claimed = kept.store.claim("acme".to_owned(), channel, kept.instance, vec![], 9, at(0)).await;
+        claimed.unwrap().leases
+    };
+    let next_due = async |channel| kept.store.next_due("acme".to_owned(), channel).await.unwrap();
+    assert_eq!(next_due(Channel::Record).await, Some(at(0)));
+    let leases = claim(Channel::Record).await;
+    assert_eq!(leases.iter().map(|lease| lease.delivery).collect::<Vec<_>>(), [id]);
+    assert_eq!((next_due(Channel::Record).await, next_due(Channel::Email).await), (None, Some(at(0))));
+    let work = kept.store.begin_attempt(leases[0].clone(), at(0)).await.unwrap().unwrap();
+    assert_eq!(work.file.as_deref(), Some(&b"acme call 2"[..]), "the revision's bytes");
+    assert_eq!(Note::from_bytes(&work.wire).unwrap().external_id, "call-2-note");
+    assert_eq!(claim(Channel::Email).await.len(), 1);
+}
+
+async fn what_was_given_up_is_taken_over_once_and_only_while_it_is_the_news(engine: Engine) {
+    for is_news in [true, false] {
+        let kept = Kept::new(engine).await;
+        let id = kept.accept(noted(first("acme", 1))).await;
+        let claimed =
+            kept.store.claim("acme".to_owned(), Channel::Record, kept.instance, vec![], 1, at(0)).await;
+        let lease = claimed.unwrap().leases.remove(0);
+        kept.store.begin_attempt(lease.clone(), at(0)).await.unwrap().unwrap();
+        let given_up = async || kept.store.given_up("acme".to_owned()).await.unwrap();
+        assert_eq!(given_up().await, []);
+        kept.finish(lease, Outcome::Rejected, at(1)).await;
+        let waiting = given_up().await;
+        assert_eq!(waiting.iter().map(|(id, _)| *id).collect::<Vec<_>>(), [id]);
+        assert!(waiting[0].1.contains("450 as scripted"), "{waiting:?}");
+        if !is_news {
+            kept.accept(second("acme", 1, vec![])).await;
+        }
+        let fallen = kept.store.fallen("acme".to_owned(), id).await.unwrap().unwrap();
+        assert_eq!((fallen.to, &fallen.raw[..]), (Channel::Email, &b"acme call 1"[..]));
+        let before = kept.store.deliveries(&Filter::default()).unwrap().len();
+        let fall_back = FallBack {
+            tenant: "acme".to_owned(),
+            delivery: id,
+            to: fallen.to,
+            why: "refused".to_owned(),
+            planned: first("acme", 1).planned,
+            now: at(2),
+        };
+        let taken = kept.store.fall_back(fall_back.clone()).await.unwrap();
+        assert_eq!(taken.is_some(), is_news);
+        assert_eq!(kept.store.fall_back(fall_back).await.unwrap(), None, "once");
+        assert_eq!((given_up().await.len(), kept.row(id).state), (0, State::Rejected));
+        let after = kept.store.deliveries(&Filter::default()).unwrap().len();
+        assert_eq!(after, before + usize::from(is_news));
+        if let Some(taken) = taken {
+            let row = kept.row(taken);
+            assert_eq!((row.channel, row.instead_of, row.due), (Channel::Email, Some(id), Some(at(0))));
+        }
+        let records = kept.records(id);
+        assert_eq!(records.iter().filter(|(event, _)| event == "fell-back").count(), 1, "{records:?}");
+    }
 }
