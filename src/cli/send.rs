@@ -99,7 +99,8 @@ pub(super) async fn send_all(desk: &Desk, store: &Store, folder: &Path) -> anyho
     let taking = take_files(desk, store, files, Timing::Now, |_| false, told);
     sending.while_taking(taking).await;
     let mut is_paused = false;
-    while !is_paused && !is_settled(desk, store).await? {
+    let falls_back = desk.tenant.fallback.is_some();
+    while !is_paused && !store.is_idle(desk.tenant.name.clone(), falls_back).await? {
         sending.pause().await?;
         is_paused = store.is_paused(desk.tenant.name.clone()).await?;
     }
@@ -124,13 +125,6 @@ pub(super) async fn send_all(desk: &Desk, store: &Store, folder: &Path) -> anyho
     } else {
         Exit::Done
     })
-}
-
-/// Whether nothing of the tenant's waits for a time, is being worked on, or is to be taken over.
-async fn is_settled(desk: &Desk, store: &Store) -> Result<bool, StoreError> {
-    let tenant = &desk.tenant.name;
-    let falls_back = desk.tenant.fallback.is_some() && !store.given_up(tenant.clone()).await?.is_empty();
-    Ok(!falls_back && store.is_idle(tenant.clone()).await?)
 }
 
 async fn take_each(desk: &Desk, store: &Store, files: &[PathBuf]) -> anyhow::Result<Tally> {

@@ -14,7 +14,7 @@ use super::reader::{Document, Problem, Section};
 
 /// The recipes that ship, by name.
 pub const SHIPPED: [(&str, &str); 14] = [
-    ("dynamics365", include_str!("../../config/recipes/dynamics365.toml")),
+    ("dynamics", include_str!("../../config/recipes/dynamics.toml")),
     ("freshdesk", include_str!("../../config/recipes/freshdesk.toml")),
     ("hubspot", include_str!("../../config/recipes/hubspot.toml")),
     ("jira", include_str!("../../config/recipes/jira.toml")),

@@ -49,17 +49,7 @@ impl Store {
         &self,
         tenant: String,
     ) -> std::result::Result<Vec<(DeliveryId, String)>, StoreError> {
-        self.write(Scope::Tenant(tenant.clone()), move |tx| {
-            let in_state = |state| {
-                let sql = format!(
-                    "SELECT id, reason FROM deliveries WHERE tenant = $1 AND state = '{state}' AND {UNSETTLED} \
-                     AND fallback IS NOT NULL ORDER BY id"
-                );
-                tx.query(&sql, args![&tenant], |row| Ok((DeliveryId(row.get(0)?), row.get(1)?)))
-            };
-            Ok([in_state("rejected")?, in_state("expired")?].concat())
-        })
-        .await
+        self.write(Scope::Tenant(tenant.clone()), move |tx| given_up(tx, &tenant)).await
     }
 
     /// What is known of a delivery that another channel can take over; none where none can.
@@ -80,6 +70,17 @@ impl Store {
         let scope = Scope::Tenant(fall_back.tenant.clone());
         self.write(scope, move |tx| take_over(tx, &fall_back)).await
     }
+}
+
+pub(super) fn given_up(tx: &Tx<'_>, tenant: &str) -> Result<Vec<(DeliveryId, String)>> {
+    let in_state = |state| {
+        let sql = format!(
+            "SELECT id, reason FROM deliveries WHERE tenant = $1 AND state = '{state}' AND {UNSETTLED} \
+             AND fallback IS NOT NULL ORDER BY id"
+        );
+        tx.query(&sql, args![tenant], |row| Ok((DeliveryId(row.get(0)?), row.get(1)?)))
+    };
+    Ok([in_state("rejected")?, in_state("expired")?].concat())
 }
 
 fn fallen(tx: &Tx<'_>, tenant: &str, delivery: DeliveryId) -> Result<Option<Fallen>> {

@@ -8,8 +8,8 @@ use jiff::{SignedDuration, Timestamp};
 use serde_json::json;
 
 use super::engine::{Result, Tx, args};
-use super::operate;
 use super::{Scope, Store, StoreError, UNSETTLED, append, moment, session};
+use super::{fall_back, operate};
 use crate::compose::join_attachment;
 use crate::config::rate::Budget;
 use crate::config::tenant::{Channel, Retry};
@@ -149,12 +149,14 @@ impl Store {
         .await
     }
 
-    /// Whether nothing of the tenant's waits for a time and nothing is being worked on.
-    pub async fn is_idle(&self, tenant: String) -> std::result::Result<bool, StoreError> {
+    /// Whether nothing of the tenant's waits for a time and nothing is being worked on; with `falls_back`, also nothing
+    /// is to be taken over by another channel.
+    pub async fn is_idle(&self, tenant: String, falls_back: bool) -> std::result::Result<bool, StoreError> {
         self.write(Scope::Tenant(tenant.clone()), move |tx| {
             let under_way = |state| format!("SELECT id FROM deliveries WHERE tenant = $1 AND state = '{state}' AND {UNSETTLED} LIMIT 1");
             let waits = "SELECT id FROM deliveries WHERE tenant = $1 AND due IS NOT NULL LIMIT 1";
-            Ok(!tx.any(waits, args![&tenant])?
+            Ok(!(falls_back && !fall_back::given_up(tx, &tenant)?.is_empty())
+                && !tx.any(waits, args![&tenant])?
                 && !tx.any(&under_way("leased"), args![&tenant])?
                 && !tx.any(&under_way("sending"), args![&tenant])?)
         })

@@ -389,6 +389,64 @@ async fn each_recipe_meets_each_fault_at_each_step() {
 }
 
 #[tokio::test]
+async fn a_number_that_no_ticket_has_is_refused_and_a_page_for_people_is_no_answer() {
+    let mut looked = 0;
+    for (name, case) in cases() {
+        let stage = Stage::new(name, case);
+        let lookups = stage.record.recipe.steps.iter().filter(|step| step.lookup);
+        for lookup in lookups.map(|step| step.name.clone()) {
+            let wanted = stage.wanted(Attempt::FIRST);
+            let at = wanted.iter().position(|exchange| exchange.step == lookup).unwrap();
+            let table = [
+                (Answer::json(200, "{}"), Outcome::Rejected, "the ticket is not there"),
+                (Answer::json(200, "[]"), Outcome::Rejected, "the ticket is not there"),
+                (Answer::json(204, ""), Outcome::Rejected, "the ticket is not there"),
+                (Answer::json(200, "<html>Log in</html>"), Outcome::Deferred, "the answer is not JSON"),
+                (Answer::Break(200, "{".to_owned()), Outcome::Deferred, "error"),
+            ];
+            for (answer, outcome, words) in table {
+                let (attached, heard) = stage.play(Attempt::FIRST, Some((at + 1, answer.clone()))).await;
+                let report = attached.report;
+                assert_eq!((report.outcome, heard.len()), (outcome, at + 1), "{name} {answer:?}: {report:?}");
+                assert!(report.text.contains(words), "{name} {answer:?}: {}", report.text);
+                looked += 1;
+            }
+        }
+    }
+    assert!(looked >= 35, "{looked}");
+}
+
+#[tokio::test]
+async fn an_error_within_an_answer_of_success_is_an_error() {
+    let znuny =
+        |code: &str| format!(r#"{{"Error":{{"ErrorCode":"{code}","ErrorMessage":"{code}: as told"}}}}"#);
+    let odoo = |name: &str| {
+        format!(r#"{{"error":{{"code":200,"data":{{"name":"{name}","message":"{name}: as told"}}}}}}"#)
+    };
+    let table = [
+        ("znuny", znuny("TicketUpdate.InvalidParameter"), Outcome::Rejected),
+        ("znuny", znuny("TicketUpdate.AuthFail"), Outcome::Deferred),
+        ("odoo", odoo("odoo.exceptions.MissingError"), Outcome::Rejected),
+        ("odoo", odoo("odoo.exceptions.AccessDenied"), Outcome::Deferred),
+    ];
+    for (name, body, outcome) in table {
+        let case = cases().into_iter().find(|(known, _)| *known == name).unwrap().1;
+        let stage = Stage::new(name, case);
+        for at in 0..stage.wanted(Attempt::FIRST).len() {
+            let answer = Answer::json(200, &body);
+            let (attached, heard) = stage.play(Attempt::FIRST, Some((at + 1, answer))).await;
+            let report = attached.report;
+            assert_eq!((report.outcome, heard.len()), (outcome, at + 1), "{name} at {at}: {report:?}");
+            assert!(report.text.contains("as told"), "{}", report.text);
+        }
+        // On a page of failure the status decides.
+        let last = stage.wanted(Attempt::FIRST).len();
+        let (attached, _) = stage.play(Attempt::FIRST, Some((last, Answer::json(500, &body)))).await;
+        assert_eq!(attached.report.outcome, Outcome::Deferred, "{name}: {:?}", attached.report);
+    }
+}
+
+#[tokio::test]
 async fn each_recipe_has_a_probe_that_changes_nothing() {
     for (name, case) in cases() {
         let crm = Crm::start(|heard, _| match heard.path.as_str() {

@@ -432,3 +432,23 @@ fn the_doctor_tells_what_works_and_what_does_not() {
         assert_eq!(told.lines().filter(|line| line.contains(": ok: ")).count(), 1, "{told}");
     }
 }
+
+#[test]
+fn the_crms_budget_is_its_own() {
+    let tracker = Tracker::content();
+    let record = tracker.section().replace("[record.login]", "rate = { per_day = 2 }\n[record.login]");
+    let site = site("record", &record, 1, "");
+    let files: Vec<String> =
+        (1..=4).map(|number| site.session(&format!("call-{number}.json"), &call(number, "7", 0))).collect();
+    let serve = site.serve();
+    until("serve", || site.serve_log().contains("serving store").then_some(()));
+    for file in &files {
+        std::fs::copy(file, site.path(&format!("inbox/acme/{}", file.rsplit('/').next().unwrap()))).unwrap();
+    }
+    until("two", || (tracker.comments().len() == 2).then_some(()));
+    until("all to be taken", || (site.deliveries().len() == 4).then_some(()));
+    assert_eq!(serve.terminate(), 0);
+    assert_eq!(tracker.comments().len(), 2);
+    let waiting = site.states().into_iter().filter(|state| *state == "pending").count();
+    assert_eq!(waiting, 2, "{:?}", site.states());
+}

@@ -535,7 +535,7 @@ async fn a_tenant_is_idle_when_nothing_waits_for_a_time_and_nothing_runs(engine:
     kept.accept(first("other", 1)).await;
     let look = async || {
         let due = kept.store.next_due("acme".to_owned(), Channel::Email).await.unwrap();
-        (kept.store.is_idle("acme".to_owned()).await.unwrap(), due)
+        (kept.store.is_idle("acme".to_owned(), false).await.unwrap(), due)
     };
     assert_eq!(look().await, (true, None), "another tenant's work is not this one's");
     kept.accept(due(first("acme", 1), at(30))).await;
@@ -962,6 +962,8 @@ async fn what_was_given_up_is_taken_over_once_and_only_while_it_is_the_news(engi
         kept.finish(lease, Outcome::Rejected, at(1)).await;
         let waiting = given_up().await;
         assert_eq!(waiting.iter().map(|(id, _)| *id).collect::<Vec<_>>(), [id]);
+        let is_idle = async |falls_back| kept.store.is_idle("acme".to_owned(), falls_back).await.unwrap();
+        assert!(is_idle(false).await && !is_idle(true).await);
         assert!(waiting[0].1.contains("450 as scripted"), "{waiting:?}");
         if !is_news {
             kept.accept(second("acme", 1, vec![])).await;
