@@ -239,33 +239,7 @@ fn tell(out: &mut dyn Write, story: &Story) -> io::Result<()> {
             &digest[..12]
         )?;
     }
-    for delivery in &story.deliveries {
-        writeln!(
-            out,
-            "  delivery {} by {} to {}: {}",
-            delivery.id,
-            delivery.channel,
-            delivery.recipient.as_deref().unwrap_or("nobody yet"),
-            delivery.state
-        )?;
-        match (&delivery.message_id, delivery.channel) {
-            (Some(id), Channel::Email) => writeln!(out, "    Message-ID <{id}>")?,
-            (Some(id), Channel::Record) => writeln!(out, "    external id {id}")?,
-            (None, _) => {}
-        }
-        if let Some(given_up) = delivery.instead_of {
-            writeln!(out, "    in the place of delivery {given_up}")?;
-        }
-        if !delivery.reason.is_empty() {
-            writeln!(out, "    {}", delivery.reason)?;
-        }
-        if let Some(due) = delivery.due {
-            writeln!(out, "    next attempt from {}", stamp(due))?;
-        }
-        for attempt in story.attempts.iter().filter(|attempt| attempt.delivery == delivery.id) {
-            writeln!(out, "    attempt {} {}", attempt.number, told(attempt))?;
-        }
-    }
+    story.deliveries.iter().try_for_each(|delivery| tell_delivery(out, story, delivery))?;
     writeln!(out, "  log")?;
     for record in &story.records {
         let parsed: Value = serde_json::from_str(&record.record).unwrap_or_default();
@@ -280,6 +254,35 @@ fn tell(out: &mut dyn Write, story: &Story) -> io::Result<()> {
             record.content.as_deref().unwrap_or("(erased)"),
             &hash[..12]
         )?;
+    }
+    Ok(())
+}
+
+fn tell_delivery(out: &mut dyn Write, story: &Story, delivery: &DeliveryRow) -> io::Result<()> {
+    writeln!(
+        out,
+        "  delivery {} by {} to {}: {}",
+        delivery.id,
+        delivery.channel,
+        delivery.recipient.as_deref().unwrap_or("nobody yet"),
+        delivery.state
+    )?;
+    match (&delivery.message_id, delivery.channel) {
+        (Some(id), Channel::Email) => writeln!(out, "    Message-ID <{id}>")?,
+        (Some(id), Channel::Record) => writeln!(out, "    external id {id}")?,
+        (None, _) => {}
+    }
+    if let Some(given_up) = delivery.instead_of {
+        writeln!(out, "    in the place of delivery {given_up}")?;
+    }
+    if !delivery.reason.is_empty() {
+        writeln!(out, "    {}", delivery.reason)?;
+    }
+    if let Some(due) = delivery.due {
+        writeln!(out, "    next attempt from {}", stamp(due))?;
+    }
+    for attempt in story.attempts.iter().filter(|attempt| attempt.delivery == delivery.id) {
+        writeln!(out, "    attempt {} {}", attempt.number, told(attempt))?;
     }
     Ok(())
 }

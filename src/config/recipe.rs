@@ -227,20 +227,11 @@ impl Recipe {
 }
 
 fn step(section: &Section<'_>) -> Option<Step> {
-    let methods =
-        [("GET", Method::GET), ("POST", Method::POST), ("PUT", Method::PUT), ("PATCH", Method::PATCH)];
     let name: Option<String> = section.required("name");
     if name.as_ref().is_some_and(|name| !is_name(name)) {
         section.problem("name", "must be letters, digits, - and _, at most 40");
     }
-    let method: Option<String> = section.required("method");
-    let method = method.and_then(|method| {
-        let found = methods.into_iter().find(|(word, _)| *word == method);
-        if found.is_none() {
-            section.problem("method", "must be GET, POST, PUT or PATCH");
-        }
-        found.map(|(_, method)| method)
-    });
+    let method = method(section);
     let path: Option<String> = section.required("path");
     if path.as_ref().is_some_and(|path| !path.starts_with('/') || !path.is_ascii() || path.contains('#')) {
         section.problem("path", "must begin with / and be ASCII without #");
@@ -290,6 +281,16 @@ fn step(section: &Section<'_>) -> Option<Step> {
         error_later,
         lookup,
     })
+}
+
+fn method(section: &Section<'_>) -> Option<Method> {
+    let word: String = section.required("method")?;
+    let known = [Method::GET, Method::POST, Method::PUT, Method::PATCH];
+    let found = known.into_iter().find(|method| method.as_str() == word);
+    if found.is_none() {
+        section.problem("method", "must be GET, POST, PUT or PATCH");
+    }
+    found
 }
 
 fn is_name(name: &str) -> bool {

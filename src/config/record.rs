@@ -160,76 +160,71 @@ fn values(section: &Section<'_>, recipe: &Recipe) -> BTreeMap<String, String> {
     values
 }
 
+/// Reads the keys of one kind of login.
+type Reader = fn(&Section<'_>, &Path) -> Option<Login>;
+
 fn login(section: &Section<'_>, base: &Path) -> Option<Login> {
-    #[derive(Clone, Copy)]
-    enum Kind {
-        Header,
-        Basic,
-        Key,
-        OAuth2,
-        Jwt,
-        Body,
-    }
     if !section.is_given() {
         section.problem("kind", "missing; the CRM must know who writes");
     }
-    let kinds = [
-        ("header", Kind::Header),
-        ("basic", Kind::Basic),
-        ("key", Kind::Key),
-        ("oauth2", Kind::OAuth2),
-        ("jwt", Kind::Jwt),
-        ("body", Kind::Body),
-    ];
-    let kind = section.one_of("kind", &kinds)?;
-    let secret = |key| {
-        let secret = secret::load(section, key, base);
-        if !section.names(key) {
-            section.problem(key, "missing");
-        }
-        secret
-    };
-    let login = match kind {
-        Kind::Header => {
-            let name = section.text("header").unwrap_or_else(|| "Authorization".to_owned());
-            if HeaderName::from_bytes(name.as_bytes()).is_err() {
-                section.problem("header", "is not the name of a header field");
-            }
-            let value: Option<String> = section.required("value");
-            if value.as_ref().is_some_and(|value| !value.contains("{secret}")) {
-                section.problem("value", "must hold {secret}, as in \"Bearer {secret}\"");
-            }
-            secret("secret").zip(value).map(|(secret, value)| Login::Header(name, value, secret))
-        }
-        Kind::Basic => {
+    let kinds: [(&str, Reader); 6] = [
+        ("header", header),
+        ("basic", |section, base| {
             let user: Option<String> = section.required("user");
-            secret("password").zip(user).map(|(password, user)| Login::Basic(user, password))
-        }
-        Kind::Key => secret("secret").map(Login::Key),
-        Kind::OAuth2 => oauth2::client(section, base).map(|client| {
-            if client.client_secret.is_none() && client.refresh_token.is_none() {
-                section
-                    .problem("client_secret", "missing; without a refresh_token the client needs a secret");
-            }
-            Login::OAuth2(Box::new(client), scheme(section))
+            needed(section, "password", base).zip(user).map(|(password, user)| Login::Basic(user, password))
         }),
-        Kind::Jwt => {
-            let (subject, audience) = (section.required("subject"), section.text("audience"));
-            let key = secret("key");
-            oauth2::client(section, base).zip(subject).zip(key).map(|((client, subject), key)| {
-                let audience = audience.unwrap_or_else(|| client.token_url.origin().ascii_serialization());
-                let issuer = client.client_id.clone();
-                let assertion = Some(Box::new(Assertion { issuer, subject, audience, key }));
-                Login::OAuth2(Box::new(OAuth2 { assertion, ..client }), scheme(section))
-            })
-        }
-        Kind::Body => {
+        ("key", |section, base| needed(section, "secret", base).map(Login::Key)),
+        ("oauth2", tokens),
+        ("jwt", asserted),
+        ("body", |section, base| {
             let user: Option<String> = section.required("user");
-            secret("secret").zip(user).map(|(secret, user)| Login::Body(user, secret))
-        }
-    };
+            needed(section, "secret", base).zip(user).map(|(secret, user)| Login::Body(user, secret))
+        }),
+    ];
+    let login = section.one_of("kind", &kinds)?(section, base);
     section.finish();
     login
+}
+
+/// A secret that must be there.
+fn needed(section: &Section<'_>, key: &'static str, base: &Path) -> Option<Secret> {
+    let secret = secret::load(section, key, base);
+    if !section.names(key) {
+        section.problem(key, "missing");
+    }
+    secret
+}
+
+fn header(section: &Section<'_>, base: &Path) -> Option<Login> {
+    let name = section.text("header").unwrap_or_else(|| "Authorization".to_owned());
+    if HeaderName::from_bytes(name.as_bytes()).is_err() {
+        section.problem("header", "is not the name of a header field");
+    }
+    let value: Option<String> = section.required("value");
+    if value.as_ref().is_some_and(|value| !value.contains("{secret}")) {
+        section.problem("value", "must hold {secret}, as in \"Bearer {secret}\"");
+    }
+    needed(section, "secret", base).zip(value).map(|(secret, value)| Login::Header(name, value, secret))
+}
+
+fn tokens(section: &Section<'_>, base: &Path) -> Option<Login> {
+    let (client, scheme) = (oauth2::client(section, base), scheme(section));
+    // RFC 6749, section 4.4: client credentials are for confidential clients only.
+    if !section.names("client_secret") && !section.names("refresh_token") {
+        section.problem("client_secret", "missing; without a refresh_token the client needs a secret");
+    }
+    Some(Login::OAuth2(Box::new(client?), scheme))
+}
+
+fn asserted(section: &Section<'_>, base: &Path) -> Option<Login> {
+    let (client, scheme) = (oauth2::client(section, base), scheme(section));
+    let (subject, audience) = (section.required("subject"), section.text("audience"));
+    let key = needed(section, "key", base);
+    let client = client?;
+    let audience = audience.unwrap_or_else(|| client.token_url.origin().ascii_serialization());
+    let assertion = Assertion { issuer: client.client_id.clone(), subject: subject?, audience, key: key? };
+    let client = OAuth2 { assertion: Some(Box::new(assertion)), ..client };
+    Some(Login::OAuth2(Box::new(client), scheme))
 }
 
 fn scheme(section: &Section<'_>) -> String {

@@ -155,7 +155,8 @@ impl Store {
         self.write(Scope::Tenant(tenant.clone()), move |tx| {
             let under_way = |state| format!("SELECT id FROM deliveries WHERE tenant = $1 AND state = '{state}' AND {UNSETTLED} LIMIT 1");
             let waits = "SELECT id FROM deliveries WHERE tenant = $1 AND due IS NOT NULL LIMIT 1";
-            Ok(!(falls_back && !fall_back::given_up(tx, &tenant)?.is_empty())
+            let is_given_up = falls_back && !fall_back::given_up(tx, &tenant)?.is_empty();
+            Ok(!is_given_up
                 && !tx.any(waits, args![&tenant])?
                 && !tx.any(&under_way("leased"), args![&tenant])?
                 && !tx.any(&under_way("sending"), args![&tenant])?)
