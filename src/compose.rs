@@ -47,6 +47,8 @@ pub struct Parts<'p> {
     pub digest: &'p Digest,
     /// The plan.
     pub mail: &'p Mail,
+    /// To whom.
+    pub recipient: &'p Address,
     /// The texts.
     pub rendered: &'p Rendered,
     /// Whether the session file is attached.
@@ -110,11 +112,17 @@ pub fn attachment_name(session: SessionName) -> String {
 }
 
 /// Whether a session file of `raw_bytes` octets fits into a message of at most `limit`.
-pub fn fits(raw_bytes: usize, limit: u64) -> bool {
+fn fits(raw_bytes: usize, limit: u64) -> bool {
     // Base64 in lines of 76 makes 78 octets out of 57; the bodies and headers get what is left, at least this.
     const REST: u64 = 200_000;
     let encoded = (raw_bytes as u64).div_ceil(57) * 78;
     encoded + REST.min(limit / 2) <= limit
+}
+
+/// Whether the tenant's CRM takes a session file of `raw_bytes` octets as an attachment.
+pub fn attaches(tenant: &Tenant, raw_bytes: usize) -> bool {
+    let most = tenant.profile.file_bytes.unwrap_or(u64::MAX);
+    raw_bytes as u64 <= most && fits(raw_bytes, tenant.limits.message_bytes)
 }
 
 /// Makes the message of one delivery.
@@ -124,7 +132,7 @@ pub fn compose(
     key: &TokenKey,
     now: Timestamp,
 ) -> Result<Composed, ComposeError> {
-    let recipient = parts.mail.recipient.clone();
+    let recipient = parts.recipient.clone();
     let unique = Digest::of_parts(&[&parts.digest.0, b"email", recipient.as_str().as_bytes()]);
     let token = |place| key.sign(parts.session, &unique, place);
     let bounces = &tenant.sender.bounces;
@@ -148,14 +156,15 @@ fn message(
     now: Timestamp,
 ) -> Result<Message, Box<dyn std::error::Error + Send + Sync>> {
     let profile = &tenant.profile;
+    let texts = texts(parts, tenant);
     let mailbox =
         |name: Option<&String>, address: &Address| -> Result<Mailbox, lettre::address::AddressError> {
             Ok(Mailbox::new(name.cloned(), address.as_str().parse()?))
         };
     let mut builder = Message::builder()
         .from(mailbox(tenant.sender.name.as_ref(), &tenant.sender.address)?)
-        .to(mailbox(None, &parts.mail.recipient)?)
-        .subject(subject(parts, tenant))
+        .to(mailbox(None, parts.recipient)?)
+        .subject(texts.subject)
         .date(SystemTime::from(now))
         .message_id(Some(format!("<{token}@{}>", tenant.sender.address.domain())));
     if let Some(address) = reply_to {
@@ -176,25 +185,61 @@ fn message(
     if profile.suppress_auto_response {
         builder = builder.raw_header(header("X-Auto-Response-Suppress", "All")?);
     }
-    let texts = MultiPart::alternative()
+    let alternatives = MultiPart::alternative()
         .boundary(format!("=_a_{token}"))
-        .singlepart(text_part(ContentType::TEXT_PLAIN, &parts.rendered.text)?)
-        .singlepart(text_part(ContentType::TEXT_HTML, &parts.rendered.html)?);
-    let mixed = MultiPart::mixed().boundary(format!("=_m_{token}")).multipart(texts);
+        .singlepart(text_part(ContentType::TEXT_PLAIN, &texts.text)?);
+    let alternatives = match &texts.html {
+        Some(html) => alternatives.singlepart(text_part(ContentType::TEXT_HTML, html)?),
+        None => alternatives,
+    };
+    let mixed = MultiPart::mixed().boundary(format!("=_m_{token}")).multipart(alternatives);
     let mixed = if parts.attach { mixed.singlepart(attachment(parts)?) } else { mixed };
     Ok(builder.multipart(mixed)?)
 }
 
-/// The profile's token first: where several stand in a subject, a CRM takes the leftmost.
-fn subject(parts: &Parts<'_>, tenant: &Tenant) -> String {
-    match &parts.mail.ticket {
-        Some(ticket) => format!(
-            "{} {}",
-            fill(&tenant.profile.subject, &tenant.parameters, ticket),
-            parts.rendered.subject
-        ),
-        None => parts.rendered.subject.clone(),
+/// The texts of a mail as the CRM may read them.
+struct Texts {
+    subject: String,
+    text: String,
+    /// None where it is larger than the CRM takes.
+    html: Option<String>,
+}
+
+/// What the profile says of texts: the ticket's name in its places, and nobody else's words that name a ticket or act.
+fn texts(parts: &Parts<'_>, tenant: &Tenant) -> Texts {
+    let (profile, rendered) = (&tenant.profile, parts.rendered);
+    let filled =
+        |pattern: &String| parts.mail.ticket.as_ref().map(|ticket| fill(pattern, &tenant.parameters, ticket));
+    let subject = profile.acts.subject(&rendered.subject);
+    // Where several tokens stand in a subject, a CRM takes the leftmost: the profile's is the first.
+    let (before, after) = profile.subject.as_deref().map_or(("", ""), |pattern| {
+        pattern.split_once("{text}").map_or((pattern, ""), |(before, after)| (before.trim_end(), after))
+    });
+    let around = [before, after].map(|part| filled(&part.to_owned()).unwrap_or_default());
+    let subject = format!("{} {subject}{}", around[0], around[1]).trim().to_owned();
+    let token = profile.body.as_ref().and_then(filled);
+    let most = profile.text_characters.unwrap_or(usize::MAX);
+    let room = most.saturating_sub(token.as_ref().map_or(0, |token| token.chars().count() + 2));
+    let mut text = cut(&profile.acts.text(&rendered.text), room);
+    let mut html = profile.acts.html(&rendered.html).into_owned();
+    if let Some(token) = token {
+        text = format!("{}\n\n{token}\n", text.trim_end());
+        let end = html.rfind("</body>").unwrap_or(html.len());
+        html.insert_str(end, &format!("<p>{}</p>\n", handlebars::html_escape(&token)));
     }
+    let html = Some(html).filter(|html| profile.text_characters.is_none() || html.chars().count() <= most);
+    Texts { subject, text, html }
+}
+
+/// A text of at most so many characters; where lines are left out, the last one says so.
+fn cut(text: &str, most: usize) -> String {
+    const MORE: &str = "\n[...]\n";
+    if text.chars().count() <= most {
+        return text.to_owned();
+    }
+    let end = text.char_indices().nth(most.saturating_sub(MORE.len())).map_or(text.len(), |(at, _)| at);
+    let kept = text[..end].rfind('\n').map_or(&text[..end], |line| &text[..line]);
+    format!("{kept}{MORE}")
 }
 
 fn references(parts: &Parts<'_>, tenant: &Tenant) -> String {
@@ -262,8 +307,9 @@ mod tests {
 
     use super::*;
     use crate::config::profile::{Profile, SHIPPED};
-    use crate::config::tenant::{Overrides, parse};
+    use crate::config::tenant::{Known, Overrides, parse};
     use crate::ids::Kind;
+    use crate::plan::Target;
 
     fn tenant(profile: &str) -> Tenant {
         let source = format!(
@@ -273,14 +319,15 @@ mod tests {
         let profiles = SHIPPED.iter().map(|(name, source)| {
             ((*name).to_owned(), Profile::parse(name, Path::new(name), source).unwrap())
         });
-        parse("t", Path::new("t"), &source, Path::new("/"), &profiles.collect(), &Overrides::default())
-            .unwrap()
+        let known = Known { profiles: profiles.collect(), ..Known::default() };
+        parse("t", Path::new("t"), &source, Path::new("/"), &known, &Overrides::default()).unwrap()
     }
 
     fn mail(thread: &[&str]) -> Mail {
         Mail {
             ticket: Some("10482".into()),
-            recipient: "crm@example.com".parse().unwrap(),
+            ticket_url: None,
+            target: Target::Email("crm@example.com".parse().unwrap()),
             due: Timestamp::UNIX_EPOCH,
             waits_for: "",
             hold: None,
@@ -307,6 +354,7 @@ mod tests {
             raw,
             digest: &Digest::of(raw),
             mail,
+            recipient: &"crm@example.com".parse().unwrap(),
             rendered: &rendered,
             attach: true,
         };
@@ -399,12 +447,14 @@ mod tests {
         }
     }
 
+    /// Compiling all profiles takes longer than all else that a case does.
+    static GENERIC: std::sync::LazyLock<Tenant> = std::sync::LazyLock::new(|| tenant("name = \"generic\""));
+
     proptest! {
         #[test]
         fn no_text_makes_an_unsafe_message_or_another_header(subject in ".{0,120}", text in "(?s).{0,2000}", raw in proptest::collection::vec(any::<u8>(), 0..600)) {
-            let tenant = tenant("name = \"generic\"");
             let rendered = crate::template::clean(subject).replace('\n', " ");
-            let composed = composed(&tenant, &mail(&[]), &raw, &rendered, &crate::template::clean(text));
+            let composed = composed(&GENERIC, &mail(&[]), &raw, &rendered, &crate::template::clean(text));
             prop_assert!(safe_text(&composed.wire).is_ok_and(str::is_ascii));
             let (head, tail) = composed.around_attachment(&raw);
             prop_assert_eq!(tail.is_some(), !raw.is_empty());

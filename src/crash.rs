@@ -1,6 +1,7 @@
 //! Where a test can end the program, as a power cut would.
 //!
-//! Every step between a file and its acknowledged, logged delivery has a name here. A debug build whose environment
+//! Every step between a file and its acknowledged, logged delivery has a name here, and every step between a mailbox
+//! and the mail that is stored and settled in it. A debug build whose environment
 //! says `AFTERCALL_CRASH_AT=STEP`, or `STEP:N` for the N-th time, ends at that step at once: nothing is finished,
 //! closed or said. In a release build nothing of this is left.
 
@@ -10,7 +11,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 /// Makes the enum, its list and its words from one table, so that no step can be missing in one of them.
 macro_rules! steps {
     ($($(#[$about:meta])* $step:ident = $word:literal,)*) => {
-        /// A step between a file and its logged delivery, in their order.
+        /// A step between a file and its logged delivery, or between a mailbox and the store, in their order.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
         pub enum Step {
             $($(#[$about])* $step,)*
@@ -20,6 +21,21 @@ macro_rules! steps {
         pub const STEPS: &[Step] = &[$(Step::$step),*];
 
         impl Step {
+            /// Whether only a mail comes by it.
+            pub fn is_of_mail(self) -> bool {
+                (Self::Connected..=Self::AnswerRead).contains(&self)
+            }
+
+            /// Whether only a note for a CRM comes by it.
+            pub fn is_of_record(self) -> bool {
+                matches!(self, Self::RequestReady | Self::RequestAnswered)
+            }
+
+            /// Whether mail that comes back goes by it.
+            pub fn is_of_inbound(self) -> bool {
+                self >= Self::MailsRead
+            }
+
             /// The step's word.
             pub fn as_str(self) -> &'static str {
                 match self {
@@ -65,10 +81,30 @@ steps! {
     MessageSent = "message-sent",
     /// The answer to the message is read.
     AnswerRead = "answer-read",
+    /// A request that changes a ticket is written, not sent.
+    RequestReady = "request-ready",
+    /// It is answered, and nobody knows it.
+    RequestAnswered = "request-answered",
     /// The end of the attempt is written, not committed.
     FinishWritten = "finish-written",
     /// It is committed.
     Finished = "finished",
+    /// Mails are read out of a mailbox, not stored.
+    MailsRead = "mails-read",
+    /// One of them is written, not committed.
+    InboundWritten = "inbound-written",
+    /// All of them are committed, and the mailbox does not know it.
+    InboundsStored = "inbounds-stored",
+    /// The mailbox is changed.
+    MailboxChanged = "mailbox-changed",
+    /// How far it was read is written, not committed.
+    PositionWritten = "position-written",
+    /// It is committed.
+    PositionNoted = "position-noted",
+    /// A verdict and what follows it are written, not committed.
+    JudgeWritten = "judge-written",
+    /// They are committed.
+    Judged = "judged",
 }
 
 /// The step to end at, and how often it is still to be reached until then.

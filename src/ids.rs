@@ -1,4 +1,4 @@
-//! The names of things: what a session, a revision and a delivery are called everywhere.
+//! The names of things: what a session, a revision, a delivery and an inbound are called everywhere.
 //!
 //! No I/O, no rules; only shapes, how they are written and how they are read back.
 
@@ -93,6 +93,16 @@ impl fmt::Display for SessionKey {
 pub struct DeliveryId(pub i64);
 
 impl fmt::Display for DeliveryId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// The number of a mail that came back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct InboundId(pub i64);
+
+impl fmt::Display for InboundId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(f)
     }

@@ -32,13 +32,21 @@ pub mod reply;
 pub mod token;
 pub mod view;
 
+pub mod correlate;
+
+pub mod react;
+
 pub mod plan;
 pub mod template;
 
 pub mod compose;
 
-// The world: the relay, the database, the process.
+pub mod notice;
+
+// The world: the relay, the mailboxes, the database, the process.
 pub mod deliver;
+pub mod inbox;
+pub mod record;
 pub mod sink;
 pub mod store;
 pub mod telemetry;

@@ -21,6 +21,14 @@ pub enum Event {
     Quarantined,
     /// An attempt ended.
     Attempted,
+    /// A delivery was given up, and another channel takes over.
+    FellBack,
+    /// A mail came back about a delivery.
+    Received,
+    /// Something followed a mail that came back.
+    Reacted,
+    /// A person lets mails go to an address again.
+    Lifted,
     /// A newer revision took a waiting delivery's place.
     Superseded,
     /// A person asked to try again.
@@ -44,6 +52,10 @@ impl Event {
             Self::Accepted => "accepted",
             Self::Quarantined => "quarantined",
             Self::Attempted => "attempted",
+            Self::FellBack => "fell-back",
+            Self::Received => "received",
+            Self::Reacted => "reacted",
+            Self::Lifted => "lifted",
             Self::Superseded => "superseded",
             Self::Retried => "retried",
             Self::Held => "held",

@@ -1,4 +1,6 @@
-//! Access tokens for a relay (RFC 6749): fetched when one is needed, kept until shortly before their end.
+//! Access tokens (RFC 6749): fetched when one is needed, kept until shortly before their end.
+
+mod jwt;
 
 use std::error::Error as _;
 use std::sync::Arc;
@@ -40,6 +42,9 @@ pub struct NoToken {
     server: String,
     reason: String,
 }
+
+/// The grant by an assertion (RFC 7523, section 2.1).
+const JWT_BEARER: &str = "urn:ietf:params:oauth:grant-type:jwt-bearer";
 
 /// One client's access tokens. Clones share them.
 #[derive(Clone)]
@@ -139,9 +144,14 @@ impl Shared {
     async fn fetch(&self, refresh_token: Option<&Secret>) -> Result<Grant, String> {
         let config = &self.config;
         let mut form = vec![("client_id", config.client_id.as_str())];
-        match refresh_token {
-            Some(token) => form.extend([("grant_type", "refresh_token"), ("refresh_token", token.expose())]),
-            None => form.push(("grant_type", "client_credentials")),
+        let assertion =
+            config.assertion.as_ref().map(|config| jwt::assertion(config, self.clock.now())).transpose()?;
+        match (&assertion, refresh_token) {
+            (Some(assertion), _) => form.extend([("grant_type", JWT_BEARER), ("assertion", assertion)]),
+            (None, Some(token)) => {
+                form.extend([("grant_type", "refresh_token"), ("refresh_token", token.expose())]);
+            }
+            (None, None) => form.push(("grant_type", "client_credentials")),
         }
         form.extend(config.client_secret.as_ref().map(|secret| ("client_secret", secret.expose())));
         form.extend(config.scope.as_ref().map(|scope| ("scope", scope.as_str())));
@@ -156,7 +166,7 @@ impl Shared {
         Ok(grant)
     }
 
-    /// A server may quote what it was sent.
+    /// A server may quote what it was sent. An assertion is not: its end is near, and it is too long to be quoted whole.
     fn without_secrets(&self, reason: String, refresh_token: Option<&Secret>) -> String {
         let secrets = self.config.client_secret.iter().chain(refresh_token);
         secrets.fold(reason, |reason, secret| reason.replace(secret.expose(), "(secret)"))

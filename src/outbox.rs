@@ -9,6 +9,7 @@
 //! ```
 //! Replies and bounces that come later are evidence in the log; they do not rewrite the state.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::str::FromStr;
 
@@ -16,6 +17,9 @@ use jiff::{SignedDuration, Timestamp};
 
 use crate::config::tenant::Retry;
 use crate::ids::{DeliveryId, Digest, UnreadableName};
+
+/// The longest time that a server may ask to be left alone: it cannot make a delivery wait for ever.
+const LONGEST_ASKED: SignedDuration = SignedDuration::from_hours(6);
 
 /// Where a delivery stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -159,8 +163,9 @@ pub struct Report {
     pub relay: String,
     /// How the connection was secured, such as `TLSv1.3`; none for none.
     pub tls: Option<String>,
-    /// The step of the dialogue that decided: `connect`, `greeting`, `auth`, `mail`, `rcpt`, `data`, `message`.
-    pub stage: &'static str,
+    /// The step that decided: of the dialogue (`connect`, `greeting`, `auth`, `mail`, `rcpt`, `data`, `message`), or of
+    /// a recipe.
+    pub stage: Cow<'static, str>,
     /// The server's reply code; none when no reply came.
     pub code: Option<u16>,
     /// The enhanced code that the text begins with (RFC 2034); none where the server gave none.
@@ -170,6 +175,8 @@ pub struct Report {
     /// Every reply of the attempt, each with its step, oldest first; those to the opening of a connection are with
     /// the first attempt over it.
     pub replies: Vec<String>,
+    /// How long the server wants to be left alone; none where it did not say.
+    pub retry_after: Option<SignedDuration>,
 }
 
 /// What follows an attempt: the next state, when it is due, and why.
@@ -192,7 +199,8 @@ pub fn next(
     created: Timestamp,
     now: Timestamp,
 ) -> Next {
-    let wait = backoff(retry, id, attempts);
+    let asked = report.retry_after.unwrap_or_default().min(LONGEST_ASKED);
+    let wait = backoff(retry, id, attempts).max(asked);
     let due = now.saturating_add(wait).unwrap_or(Timestamp::MAX);
     let too_old = due.duration_since(created) > retry.give_up_after;
     let reason = match report.code {
@@ -249,11 +257,12 @@ mod tests {
             outcome,
             relay: "r:25".into(),
             tls: None,
-            stage: "rcpt",
+            stage: "rcpt".into(),
             code: Some(450),
             enhanced: None,
             text: "busy".into(),
             replies: vec![],
+            retry_after: None,
         }
     }
 

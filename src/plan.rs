@@ -5,7 +5,7 @@
 use jiff::Timestamp;
 
 use crate::address::Address;
-use crate::config::tenant::{MissingTicket, Tenant};
+use crate::config::tenant::{Channel, MissingTicket, Tenant};
 use crate::ids::{DeliveryId, Digest};
 use crate::outbox::State;
 use crate::session::Session;
@@ -17,6 +17,8 @@ pub struct History {
     pub revisions: u64,
     /// Stamp and digest of the newest revision.
     pub newest: Option<(Timestamp, Digest)>,
+    /// The ticket that the CRM named in its answer to an update without one.
+    pub ticket: Option<String>,
     /// The deliveries so far, oldest first.
     pub deliveries: Vec<Past>,
 }
@@ -26,11 +28,13 @@ pub struct History {
 pub struct Past {
     /// Its number.
     pub id: DeliveryId,
+    /// The way it goes.
+    pub channel: Channel,
     /// Where it stands.
     pub state: State,
     /// The ticket it is about.
     pub ticket: Option<String>,
-    /// Its Message-ID without brackets; none for one that was held before it was composed.
+    /// Its Message-ID without brackets, or its external id; none for one that was held before it was composed.
     pub message_id: Option<String>,
     /// The digest of its revision.
     pub revision: Digest,
@@ -41,7 +45,7 @@ pub struct Past {
 pub enum Plan {
     /// Store it and send nothing, for this reason.
     Keep(&'static str),
-    /// Store it and put a mail into the outbox.
+    /// Store it and put a mail, or a note for the CRM's record, into the outbox.
     Send(Mail),
     /// Store it and hold it for a person, for this reason.
     Hold {
@@ -52,13 +56,24 @@ pub enum Plan {
     },
 }
 
-/// A mail to make.
+/// Where an update goes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Target {
+    /// To this address, by mail.
+    Email(Address),
+    /// To the ticket's record, over REST.
+    Record,
+}
+
+/// A mail to make, or a note in its place.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Mail {
-    /// The ticket; none for the address that opens a new one.
+    /// The ticket's name as mail carries it; none for the address that opens a new one.
     pub ticket: Option<String>,
-    /// To whom.
-    pub recipient: Address,
+    /// The ticket's URL.
+    pub ticket_url: Option<String>,
+    /// Where to.
+    pub target: Target,
     /// Not before this moment.
     pub due: Timestamp,
     /// Why it waits; empty when it does not.
@@ -82,11 +97,12 @@ pub enum Timing {
     Now,
 }
 
-/// Plans one revision, whose bytes have `digest`.
+/// Plans one revision, whose bytes have `digest`, for a channel of the tenant's.
 pub fn plan(
     session: &Session,
     digest: &Digest,
     tenant: &Tenant,
+    channel: Channel,
     history: &History,
     timing: Timing,
     now: Timestamp,
@@ -104,39 +120,57 @@ pub fn plan(
     let arrived: Vec<&Past> =
         history.deliveries.iter().filter(|past| past.state.may_have_arrived()).collect();
     let last = arrived.last();
-    let (ticket, recipient) = match target(session, tenant) {
+    let named = session.ticket.id.as_ref().or(history.ticket.as_ref());
+    let (ticket, target) = match target(session, history.ticket.as_ref(), tenant, channel) {
         Ok(target) => target,
         Err(reason) => return Plan::Hold { reason, supersedes },
     };
     let (due, waits_for) = due(session, tenant, ticket.is_none(), history.newest.is_some(), timing, now);
-    let hold = hold(history, last.copied(), ticket.as_ref());
+    let hold = hold(history, last.copied(), named);
     Plan::Send(Mail {
         ticket,
-        recipient,
+        ticket_url: session.ticket.url.clone(),
+        target,
         due,
         waits_for,
         hold,
         supersedes,
-        thread: arrived.iter().filter_map(|past| past.message_id.clone()).collect(),
+        thread: arrived
+            .iter()
+            .filter(|past| past.channel == Channel::Email)
+            .filter_map(|past| past.message_id.clone())
+            .collect(),
         follows: last.map(|past| past.revision),
     })
 }
 
-/// The ticket and the address of its mail, or why there is none.
-fn target(session: &Session, tenant: &Tenant) -> Result<(Option<String>, Address), String> {
-    match (&session.ticket.id, &tenant.missing_ticket) {
-        (Some(ticket), _) => match tenant.profile.ticket.refusal(ticket) {
-            Some(refusal) => Err(refusal),
-            None => {
-                let address = tenant.recipient.address(ticket).map_err(|error| error.to_string())?;
-                Ok((Some(ticket.clone()), address))
+/// The ticket and where its update goes, or why there is none. Only a mail can open a new ticket.
+fn target(
+    session: &Session,
+    learned: Option<&String>,
+    tenant: &Tenant,
+    channel: Channel,
+) -> Result<(Option<String>, Target), String> {
+    let by_mail = |ticket: String| {
+        let address = tenant.recipient.address(&ticket).map_err(|error| error.to_string())?;
+        Ok((Some(ticket), Target::Email(address)))
+    };
+    match (session.ticket.id.as_ref(), learned, &tenant.missing_ticket) {
+        (Some(id), ..) => {
+            let url = session.ticket.url.as_deref();
+            if channel == Channel::Record {
+                tenant.tickets.names(&tenant.profile, id, url)?;
+                return Ok((Some(id.clone()), Target::Record));
             }
-        },
-        (None, _) if session.ticket.unusable => {
+            by_mail(tenant.tickets.for_mail(&tenant.profile, id, url)?)
+        }
+        (None, Some(ticket), _) if channel == Channel::Record => Ok((Some(ticket.clone()), Target::Record)),
+        (None, Some(ticket), _) => by_mail(ticket.clone()),
+        (None, None, _) if session.ticket.unusable => {
             Err("the ticket id has control characters or is over 200 characters".to_owned())
         }
-        (None, MissingTicket::CatchAll(address, _)) => Ok((None, address.clone())),
-        (None, MissingTicket::Hold) => Err("the session has no ticket id".to_owned()),
+        (None, None, MissingTicket::CatchAll(address, _)) => Ok((None, Target::Email(address.clone()))),
+        (None, None, MissingTicket::Hold) => Err("the session has no ticket id".to_owned()),
     }
 }
 
@@ -179,7 +213,7 @@ mod tests {
 
     use super::*;
     use crate::config::profile::{Profile, SHIPPED};
-    use crate::config::tenant::{Overrides, parse};
+    use crate::config::tenant::{Known, Overrides, parse};
     use crate::session::{Reading, read};
 
     fn tenant(extra: &str) -> Tenant {
@@ -190,8 +224,8 @@ mod tests {
         let profiles = SHIPPED.iter().map(|(name, source)| {
             ((*name).to_owned(), Profile::parse(name, Path::new(name), source).unwrap())
         });
-        parse("t", Path::new("t"), &source, Path::new("/"), &profiles.collect(), &Overrides::default())
-            .unwrap()
+        let known = Known { profiles: profiles.collect(), ..Known::default() };
+        parse("t", Path::new("t"), &source, Path::new("/"), &known, &Overrides::default()).unwrap()
     }
 
     fn session(ticket: &str, updated: &str) -> Session {
@@ -207,6 +241,7 @@ mod tests {
     fn past(state: State, ticket: &str) -> Past {
         Past {
             id: DeliveryId(5),
+            channel: Channel::Email,
             state,
             ticket: Some(ticket.into()),
             message_id: Some("m@x".into()),
@@ -216,7 +251,7 @@ mod tests {
 
     fn history(deliveries: Vec<Past>) -> History {
         let stamp = "2026-11-10T10:00:10Z".parse().unwrap();
-        History { revisions: 1, newest: Some((stamp, Digest::of(b"old"))), deliveries }
+        History { revisions: 1, newest: Some((stamp, Digest::of(b"old"))), ticket: None, deliveries }
     }
 
     const DIGEST: Digest = Digest([9; 32]);
@@ -243,8 +278,15 @@ mod tests {
             (&at_once, "10:00:10", "10:01:00", Timing::Settle, "10:01:00", ""),
         ];
         for (tenant, updated, now, timing, due, waits_for) in table {
-            let mail =
-                mail(plan(&session("7", updated), &DIGEST, tenant, &History::default(), timing, at(now)));
+            let mail = mail(plan(
+                &session("7", updated),
+                &DIGEST,
+                tenant,
+                Channel::Email,
+                &History::default(),
+                timing,
+                at(now),
+            ));
             assert_eq!((mail.due, mail.waits_for), (at(due), waits_for), "{updated} {now} {timing:?}");
         }
     }
@@ -255,7 +297,15 @@ mod tests {
         let tenant = tenant("");
         let kept = |updated: &str, digest: &Digest| {
             matches!(
-                plan(&session("7", updated), digest, &tenant, &known, Timing::Now, at("11:00:00")),
+                plan(
+                    &session("7", updated),
+                    digest,
+                    &tenant,
+                    Channel::Email,
+                    &known,
+                    Timing::Now,
+                    at("11:00:00")
+                ),
                 Plan::Keep(_)
             )
         };
@@ -272,7 +322,15 @@ mod tests {
         for (state, _) in crate::outbox::STATES {
             let known = history(vec![past(state, "7")]);
             let now = at("10:15:05");
-            let mail = mail(plan(&session("7", "10:15:00"), &DIGEST, &tenant, &known, Timing::Settle, now));
+            let mail = mail(plan(
+                &session("7", "10:15:00"),
+                &DIGEST,
+                &tenant,
+                Channel::Email,
+                &known,
+                Timing::Settle,
+                now,
+            ));
             let waits = matches!(state, State::Pending | State::Deferred | State::Held);
             let arrived =
                 matches!(state, State::Leased | State::Sending | State::Accepted | State::Uncertain);
@@ -289,6 +347,7 @@ mod tests {
             &session(ticket, "10:00:10"),
             &DIGEST,
             tenant,
+            Channel::Email,
             &History::default(),
             Timing::Settle,
             at("10:01:00"),
@@ -307,13 +366,14 @@ mod tests {
             &session("null", "10:00:10"),
             &DIGEST,
             &catches,
+            Channel::Email,
             &History::default(),
             Timing::Settle,
             at("10:01:00"),
         ));
         assert_eq!(
-            (mail.recipient.as_str(), mail.due, mail.ticket),
-            ("new@example.com", at("11:00:00"), None)
+            (mail.target, mail.due, mail.ticket),
+            (Target::Email("new@example.com".parse().unwrap()), at("11:00:00"), None)
         );
     }
 
@@ -321,11 +381,20 @@ mod tests {
     fn a_ticket_that_changes_after_an_update_went_out_is_held() {
         let plan_after = |state| {
             let known = history(vec![past(state, "7")]);
-            mail(plan(&session("8", "10:15:00"), &DIGEST, &tenant(""), &known, Timing::Now, at("10:15:05")))
+            mail(plan(
+                &session("8", "10:15:00"),
+                &DIGEST,
+                &tenant(""),
+                Channel::Email,
+                &known,
+                Timing::Now,
+                at("10:15:05"),
+            ))
         };
         let held = plan_after(State::Accepted);
         assert!(held.hold.is_some_and(|why| why.contains("went to ticket 7")));
-        assert_eq!(held.recipient.as_str(), "crm+8@example.com", "a person can let it go");
+        let address = "crm+8@example.com".parse().unwrap();
+        assert_eq!(held.target, Target::Email(address), "a person can let it go");
         assert_eq!(plan_after(State::Pending).hold, None);
     }
 }

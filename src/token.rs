@@ -18,6 +18,9 @@ const MAC_LENGTH: usize = 26;
 /// The characters that tell the deliveries of a session apart.
 const UNIQUE_LENGTH: usize = 7;
 
+/// The longest token: 64 bits in base 36, with what stands around them.
+const LONGEST: usize = 48;
+
 /// Where a token stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Place {
@@ -93,6 +96,17 @@ impl TokenKey {
             .chain_update(instance)
             .chain_update(b"\0")
             .chain_update(body)
+    }
+}
+
+/// What a token says before its MAC, in small letters; a text that does not have a token's form is left whole.
+pub fn body_of(token: &str) -> String {
+    let text = token.to_ascii_lowercase();
+    let has_form = text.split_once('-').is_some_and(|(_, rest)| rest.len() == UNIQUE_LENGTH + MAC_LENGTH);
+    let end = text.len().saturating_sub(MAC_LENGTH);
+    match text.get(..end).filter(|_| has_form && text.len() <= LONGEST) {
+        Some(body) => body.to_owned(),
+        None => token.to_owned(),
     }
 }
 

@@ -16,7 +16,8 @@ pub(super) fn acknowledgement(mail: &Mail, marks: &[Mark]) -> Option<Verdict> {
             Answer::Opened => Sub::Opened,
             Answer::Refused => Sub::Refused,
         };
-        let mut verdict = Verdict::new(Kind::Acknowledgement, &format!("mark-{}", at + 1)).with_sub(Some(sub));
+        let mut verdict =
+            Verdict::new(Kind::Acknowledgement, &format!("mark-{}", at + 1)).with_sub(Some(sub));
         verdict.ticket = ticket;
         Some(verdict.about(author(mail)))
     })
@@ -57,9 +58,7 @@ pub(super) fn author(mail: &Mail) -> Vec<Recipient> {
 
 /// RFC 5322, section 3.6.4; and the subject prefixes of programs that write no such fields.
 pub(super) fn reply(seen: &Seen<'_>) -> Option<Verdict> {
-    let names = ["in-reply-to", "references"];
-    let has_ids = names.iter().any(|name| !seen.mail.headers.ids(name).is_empty());
-    let rule = if has_ids {
+    let rule = if names_another(seen.mail) {
         "in-reply-to"
     } else if is_reply_subject(seen.header("subject").unwrap_or_default()) {
         "reply-subject"
@@ -67,6 +66,11 @@ pub(super) fn reply(seen: &Seen<'_>) -> Option<Verdict> {
         return None;
     };
     Some(Verdict::new(Kind::Reply, rule).about(author(seen.mail)))
+}
+
+/// Whether a mail names the one that it answers.
+pub(super) fn names_another(mail: &Mail) -> bool {
+    ["in-reply-to", "references"].iter().any(|name| !mail.headers.ids(name).is_empty())
 }
 
 /// `Re:` in the languages that write it otherwise, also counted, as in `Re[2]:`.

@@ -10,10 +10,15 @@ pub mod verdict;
 
 mod answers;
 mod automatic;
+mod needle;
 mod notice;
-mod report;
+mod patterns;
 mod reply;
+mod report;
+mod says;
 mod whom;
+
+use std::cell::OnceCell;
 
 use self::rules::{Evidence, Rules};
 use self::verdict::{Kind, Verdict};
@@ -22,7 +27,7 @@ use crate::parse::Mail;
 
 /// Judges a mail. `marks` are those of the CRM that the mail may have come from.
 pub fn classify(mail: &Mail, rules: &Rules, marks: &[Mark]) -> Verdict {
-    let seen = Seen { mail, rules, evidence: rules.look(mail) };
+    let seen = Seen { mail, rules, header: rules.look_at_header(mail), all: OnceCell::new() };
     report::delivery(&seen)
         .or_else(|| report::provider(&seen))
         .or_else(|| report::feedback(&seen))
@@ -38,10 +43,16 @@ pub fn classify(mail: &Mail, rules: &Rules, marks: &[Mark]) -> Verdict {
 struct Seen<'m> {
     mail: &'m Mail,
     rules: &'m Rules,
-    evidence: Evidence<'m>,
+    header: Evidence<'m>,
+    all: OnceCell<Evidence<'m>>,
 }
 
-impl Seen<'_> {
+impl<'m> Seen<'m> {
+    /// What the rules say of header and text. The text is only looked at where the question comes up.
+    fn evidence(&self) -> &Evidence<'m> {
+        self.all.get_or_init(|| self.rules.look_at_text(self.mail, &self.header))
+    }
+
     /// The mail's own header.
     fn header(&self, name: &str) -> Option<&str> {
         self.mail.headers.get(name)

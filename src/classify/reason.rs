@@ -157,7 +157,7 @@ pub(super) fn by_status(status: &str) -> Option<Reason> {
         "3.1" => Reason::SystemFull,
         "3.0" | "3.2" | "3.3" | "3.5" | "4.3" => Reason::SystemError,
         "3.4" => Reason::MesgTooBig,
-        "4.1" | "4.2" | "4.5" | "4.6" | "4.14" => Reason::NetworkError,
+        "4.0" | "4.1" | "4.2" | "4.5" | "4.6" | "4.14" => Reason::NetworkError,
         "4.7" => Reason::Expired,
         "5.1" | "5.2" | "5.4" | "5.5" => Reason::SyntaxError,
         "5.3" | "7.28" => Reason::RateLimited,

@@ -15,8 +15,11 @@ pub(super) fn codes(text: &str) -> Codes<'_> {
     let bytes = text.as_bytes();
     for at in memchr::memchr2_iter(b'4', b'5', bytes) {
         let before = at.checked_sub(1).map(|before| bytes[before]);
-        if before.is_some_and(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'@' | b'/' | b'_')) {
-            let is_behind_code = before == Some(b'-') && at >= 4 && bytes[at - 4..at - 1].iter().all(u8::is_ascii_digit);
+        if before.is_some_and(|byte| {
+            byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'@' | b'/' | b'_')
+        }) {
+            let is_behind_code =
+                before == Some(b'-') && at >= 4 && bytes[at - 4..at - 1].iter().all(u8::is_ascii_digit);
             if !is_behind_code {
                 continue;
             }
@@ -43,7 +46,10 @@ fn reply_at(bytes: &[u8], at: usize) -> Option<u16> {
     let fits = digits[1] <= b'7' && digits.iter().all(u8::is_ascii_digit);
     // Four hundred bytes, days or kilometres are no replies: these stand before a blank and a small word.
     let after = bytes.get(at + 3).copied().unwrap_or(b'\n');
-    let is_end = matches!(after, b' ' | b'-' | b'\n' | b'\r' | b':' | b',' | b'"' | b'\'' | b')' | b']' | b';' | b'\t' | b'<');
+    let is_end = matches!(
+        after,
+        b' ' | b'-' | b'\n' | b'\r' | b':' | b',' | b'"' | b'\'' | b')' | b']' | b';' | b'\t' | b'<'
+    );
     let reply = std::str::from_utf8(digits).ok()?.parse().ok()?;
     (fits && is_end && (400..=577).contains(&reply)).then_some(reply)
 }
@@ -69,7 +75,8 @@ pub(super) fn status_of(field: &str) -> Option<String> {
     let number = |part: Option<&str>| part?.parse::<u16>().ok();
     let (class, subject) = (number(parts.next())?, number(parts.next())?);
     let detail = number(parts.next()).unwrap_or(0);
-    (matches!(class, 2 | 4 | 5) && subject <= 999 && detail <= 999).then(|| format!("{class}.{subject}.{detail}"))
+    (matches!(class, 2 | 4 | 5) && subject <= 999 && detail <= 999)
+        .then(|| format!("{class}.{subject}.{detail}"))
 }
 
 #[cfg(test)]

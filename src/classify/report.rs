@@ -2,9 +2,11 @@
 
 use super::reason::{Reason, by_reply, by_status, is_hard};
 use super::reply::{codes, status_of};
-use super::rules::{Rules, Says};
+use super::rules::Rules;
+use super::says::Says;
 use super::verdict::{Action, Kind, Recipient, Sub, Verdict};
 use super::{Seen, whom};
+use crate::parse::address::{Found, scan};
 use crate::parse::headers::cut;
 use crate::parse::provider::Event;
 use crate::parse::report::ReportRecipient;
@@ -12,11 +14,17 @@ use crate::parse::{Mail, Problem};
 
 /// The most octets of a host's words that a verdict keeps.
 pub(super) const MAX_WORDS: usize = 500;
+/// The most octets of them that its reason is looked for in.
+const MAX_JUDGED: usize = 1500;
+/// The most octets of a notice in which words about one of many recipients are looked for.
+const MAX_SEARCHED: usize = 8 << 10;
 
 /// RFC 3464: the action belongs to the recipient; the mail takes the worst.
 pub(super) fn delivery(seen: &Seen<'_>) -> Option<Verdict> {
     let mail = seen.mail;
-    if mail.problems.contains(&Problem::NestedReport) && is_forwarded(seen) {
+    let is_nested = mail.problems.contains(&Problem::NestedReport);
+    // Challenges come as reports, so that nobody answers them.
+    if (is_nested && is_forwarded(seen)) || seen.header.first(&[Says::Challenge]).is_some() {
         return None;
     }
     let fields = || mail.reports.iter().flat_map(|report| &report.recipients);
@@ -32,13 +40,14 @@ pub(super) fn delivery(seen: &Seen<'_>) -> Option<Verdict> {
         }
     }
     let (kind, sub) = kind_of(&recipients)?;
-    let rule = if mail.problems.contains(&Problem::FieldsInText) { "report-in-text" } else { "delivery-report" };
+    let rule =
+        if mail.problems.contains(&Problem::FieldsInText) { "report-in-text" } else { "delivery-report" };
     Some(Verdict::new(kind, rule).with_sub(sub).about(recipients))
 }
 
 /// A person forwards a report: that is a person's mail.
 fn is_forwarded(seen: &Seen<'_>) -> bool {
-    let is_notice = seen.evidence.in_header(&[Says::Daemon, Says::Bounce, Says::Delay]).is_some();
+    let is_notice = seen.header.first(&[Says::Daemon, Says::Bounce, Says::Delay]).is_some();
     let is_answer = !seen.mail.headers.ids("in-reply-to").is_empty();
     is_answer || !(is_notice || seen.has_empty_sender())
 }
@@ -66,21 +75,43 @@ fn recipient(field: &ReportRecipient, seen: &Seen<'_>, is_alone: bool) -> Option
     let mut one = Recipient::new(&address, action);
     one.original = field.original.clone().filter(|original| !original.eq_ignore_ascii_case(&address));
     one.remote = field.remote_mta.clone().filter(|host| !host.is_empty());
-    let text = field.diagnostic.as_deref().unwrap_or_default();
-    let words = if is_alone { seen.mail.text.as_str() } else { "" };
-    explain(&mut one, status, text, words, seen.rules);
+    let said = field.diagnostic.as_deref().or_else(|| comment(field)).unwrap_or_default();
+    let notice = if is_alone { seen.mail.text.as_str() } else { about(&seen.mail.text, &address, field) };
+    explain(&mut one, status, said, notice, seen.rules);
     Some(one)
+}
+
+/// What a server wrote behind a status, as in `5.0.0 (mailbox full)`.
+fn comment(field: &ReportRecipient) -> Option<&str> {
+    field.status.as_deref()?.split_once('(').map(|(_, comment)| comment.trim_end_matches(')'))
+}
+
+/// What a text says behind the first mention of an address, up to the next address in a line of its own.
+fn about<'t>(text: &'t str, address: &str, field: &ReportRecipient) -> &'t str {
+    let text = cut(text, MAX_SEARCHED);
+    let mut mentions = scan(text);
+    let Some(first) = mentions.find(|one| one.address.eq_ignore_ascii_case(address)) else { return "" };
+    let is_same = |one: &str| {
+        one.eq_ignore_ascii_case(address)
+            || field.original.as_deref().is_some_and(|own| own.eq_ignore_ascii_case(one))
+    };
+    let is_next = |one: &Found<'_>| !is_same(one.address);
+    let end = mentions.find(is_next).map_or(text.len(), |next| next.start);
+    &text[first.end..end]
 }
 
 /// The failing address; where the report blots it out or names only a pipe, the one that the sender named.
 fn address(field: &ReportRecipient, seen: &Seen<'_>, is_alone: bool) -> Option<String> {
+    let original = field.original.as_ref().filter(|address| address.contains('@'));
+    if field.is_x400 && original.is_some() {
+        return original.cloned();
+    }
     let known = field.address.as_ref().or(field.original.as_ref());
     let is_whole = known.is_some_and(|address| address.contains('@'));
     if is_whole || !is_alone {
         return known.cloned();
     }
-    let original = field.original.clone().filter(|address| address.contains('@'));
-    original.or_else(|| whom::from_header(seen).into_iter().next()).or_else(|| known.cloned())
+    original.cloned().or_else(|| whom::from_header(seen).into_iter().next()).or_else(|| known.cloned())
 }
 
 fn action(field: &ReportRecipient, status: Option<&str>, seen: &Seen<'_>) -> Action {
@@ -97,7 +128,7 @@ fn action(field: &ReportRecipient, status: Option<&str>, seen: &Seen<'_>) -> Act
     }
     match status.and_then(|status| status.chars().next()) {
         Some('2') => Action::Delivered,
-        Some('4') if seen.evidence.first(&[Says::Delay]).is_some() => Action::Delayed,
+        Some('4') if seen.evidence().first(&[Says::Delay]).is_some() => Action::Delayed,
         _ => Action::Failed,
     }
 }
@@ -118,15 +149,15 @@ pub(super) fn explain(one: &mut Recipient, status: Option<String>, words: &str, 
 fn why(status: Option<&str>, words: &str, notice: &str, rules: &Rules) -> Reason {
     let said = codes(words);
     let code = said.status.filter(|code| !code.ends_with(".0.0")).or(status);
-    let around = codes(notice);
-    rules
-        .reason(words, code, said.reply)
-        .or_else(|| status.and_then(by_status))
-        .or_else(|| said.status.and_then(by_status))
-        .or_else(|| rules.reason(notice, around.status, around.reply))
-        .or_else(|| around.status.and_then(by_status))
-        .or_else(|| said.reply.or(around.reply).and_then(by_reply))
-        .unwrap_or(Reason::Undefined)
+    let [telling, weak] = rules.reasons(cut(words, MAX_JUDGED), code, said.reply);
+    let by_code = || status.and_then(by_status).or_else(|| said.status.and_then(by_status));
+    telling.or_else(by_code).or(weak).unwrap_or_else(|| {
+        let around = codes(notice);
+        let [telling, _] = rules.reasons(notice, around.status, around.reply);
+        let by_code = around.status.and_then(by_status);
+        let by_number = || said.reply.or(around.reply).and_then(by_reply);
+        telling.or(by_code).or_else(by_number).unwrap_or(Reason::Undefined)
+    })
 }
 
 /// Amazon SES.
@@ -175,9 +206,10 @@ pub(super) fn returned_to(mail: &Mail) -> Option<String> {
 /// RFC 8098. A program that deletes what it was to deliver refuses it (RFC 5429, section 2.2).
 pub(super) fn receipt(seen: &Seen<'_>) -> Option<Verdict> {
     let receipt = seen.mail.disposition.as_ref()?;
-    let address = receipt.recipient.clone().or_else(|| {
-        seen.mail.headers.addresses("from").first().map(|address| (*address).to_owned())
-    });
+    let address = receipt
+        .recipient
+        .clone()
+        .or_else(|| seen.mail.headers.addresses("from").first().map(|address| (*address).to_owned()));
     let is_refusal = receipt.automatic && matches!(receipt.kind.as_str(), "deleted" | "denied" | "failed");
     let (sub, action) = match receipt.kind.as_str() {
         _ if is_refusal => (Sub::SieveReject, Action::Failed),

@@ -6,9 +6,9 @@
 use std::path::Path;
 use std::sync::LazyLock;
 
-use regex::bytes::{RegexSet, RegexSetBuilder};
-
+use super::patterns::{Pattern, Patterns, plain, problem_of};
 use super::reason::Reason;
+use super::says::{SAYS, SUBS, Says};
 use super::verdict::Sub;
 use crate::config::Problems;
 use crate::config::reader::{Document, Problem, Section};
@@ -25,51 +25,6 @@ static ONLY_SHIPPED: LazyLock<Rules> = LazyLock::new(|| {
     Rules::read(&files).unwrap_or_else(|_| Rules::empty())
 });
 
-/// The most octets of a text that patterns look at.
-const MAX_LOOKED_AT: usize = 12 << 10;
-/// What the states of one set of patterns may take of memory.
-const SET_OCTETS: usize = 16 << 20;
-
-/// What a rule says of a mail that it fits.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Says {
-    /// Its sender is a mail server.
-    Daemon,
-    /// It reports a failure.
-    Bounce,
-    /// It reports that a message is late.
-    Delay,
-    /// It reports that a message arrived.
-    Delivered,
-    /// A program answered.
-    AutoReply,
-    /// A program asks for a confirmation.
-    Challenge,
-    /// Somebody complains.
-    Complaint,
-    /// It is none of these, whatever else it looks like.
-    Other,
-}
-
-const SAYS: [(&str, Says); 8] = [
-    ("daemon", Says::Daemon),
-    ("bounce", Says::Bounce),
-    ("delay", Says::Delay),
-    ("delivered", Says::Delivered),
-    ("auto-reply", Says::AutoReply),
-    ("challenge", Says::Challenge),
-    ("complaint", Says::Complaint),
-    ("other", Says::Other),
-];
-
-const SUBS: [(&str, Sub); 5] = [
-    ("vacation", Sub::Vacation),
-    ("autoack", Sub::Autoack),
-    ("address-change", Sub::AddressChange),
-    ("abuse", Sub::Abuse),
-    ("opt-out", Sub::OptOut),
-];
-
 /// One rule. It fits where each of the places that it names has one of its patterns.
 #[derive(Debug)]
 pub(super) struct Rule {
@@ -84,6 +39,8 @@ pub(super) struct Rule {
 #[derive(Debug)]
 struct ReasonRule {
     reason: Reason,
+    /// Asked only where neither a phrase nor a code tells.
+    is_weak: bool,
     has_patterns: bool,
     status: Vec<String>,
     reply: Vec<String>,
@@ -109,13 +66,6 @@ impl Place {
     }
 }
 
-/// The patterns of one place, and the rule that each belongs to.
-#[derive(Debug)]
-struct Patterns {
-    set: RegexSet,
-    owners: Vec<usize>,
-}
-
 /// The rules, ready to be asked.
 #[derive(Debug)]
 pub struct Rules {
@@ -132,6 +82,8 @@ struct Gathered {
     places: Vec<(Place, Vec<(String, usize)>)>,
     reasons: Vec<ReasonRule>,
     diagnosis: Vec<(String, usize)>,
+    /// Whether the patterns of the file are known to be patterns.
+    is_tried: bool,
 }
 
 impl Rules {
@@ -158,6 +110,8 @@ impl Rules {
         let mut gathered = Gathered::default();
         let mut problems = Vec::new();
         for (file, source) in files {
+            // A test tries each pattern of the shipped file; to do so at each start would take longer than all else.
+            gathered.is_tried = *source == SHIPPED;
             let document = Document::parse(file, source);
             let root = document.root();
             root.sections("rules").iter().for_each(|section| gathered.rule(section));
@@ -168,6 +122,7 @@ impl Rules {
         if !problems.is_empty() {
             return Err(Problems(problems));
         }
+        // Each pattern was tried alone, so what fails now is their number.
         let failed = |error: regex::Error| Problems(vec![Problem::of_file(Path::new(FILE), error)]);
         let places = gathered.places.into_iter().map(|(place, found)| Ok((place, Patterns::new(found)?)));
         Ok(Self {
@@ -179,56 +134,89 @@ impl Rules {
     }
 
     fn empty() -> Self {
-        let diagnosis = Patterns { set: RegexSet::empty(), owners: Vec::new() };
-        Self { rules: Vec::new(), places: Vec::new(), reasons: Vec::new(), diagnosis }
+        Self { rules: Vec::new(), places: Vec::new(), reasons: Vec::new(), diagnosis: Patterns::default() }
     }
 
-    /// Looks at a mail.
-    pub(super) fn look<'r>(&'r self, mail: &Mail) -> Evidence<'r> {
-        let mut met = vec![0_u8; self.rules.len()];
+    /// Looks at a mail's header.
+    pub(super) fn look_at_header<'r>(&'r self, mail: &Mail) -> Evidence<'r> {
+        let mut met = vec![0; self.rules.len()];
         for (place, patterns) in &self.places {
-            let mut mark = |text: &str| {
-                for rule in patterns.owners(text) {
-                    met[rule] |= place.bit();
-                }
-            };
+            let mut mark = |text: &str| patterns.mark(text, place.bit(), &mut met);
             match place {
-                Place::From => mail.headers.all("from").take(2).for_each(|value| mark(&plain(value))),
-                Place::Subject => mail.headers.all("subject").take(1).for_each(|value| mark(&plain(value))),
-                Place::Text => mark(&plain(&mail.text)),
-                Place::Header(name) => mail.headers.all(name).take(4).for_each(|value| mark(&plain(value))),
+                Place::From => mail.headers.all("from").take(2).for_each(&mut mark),
+                Place::Subject => mail.headers.all("subject").take(1).for_each(&mut mark),
+                Place::Header(name) => mail.headers.all(name).take(4).for_each(&mut mark),
+                Place::Text => {}
             }
         }
-        let fitting = self.rules.iter().zip(met).filter(|(rule, met)| rule.places & !met == 0);
-        Evidence { rules: fitting.map(|(rule, _)| rule).collect() }
+        self.evidence(met)
     }
 
-    /// The first reason that fits what a host said and its codes.
-    pub(super) fn reason(&self, diagnosis: &str, status: Option<&str>, reply: Option<u16>) -> Option<Reason> {
-        let mut matched = vec![false; self.reasons.len()];
-        if !diagnosis.is_empty() {
-            self.diagnosis.owners(&plain(diagnosis)).for_each(|rule| matched[rule] = true);
+    /// Looks at a mail's text too, after its header.
+    pub(super) fn look_at_text<'r>(&'r self, mail: &Mail, header: &Evidence<'r>) -> Evidence<'r> {
+        let mut met = header.met.clone();
+        let patterns = self.places.iter().find(|(place, _)| *place == Place::Text);
+        patterns.into_iter().for_each(|(place, patterns)| patterns.mark(&mail.text, place.bit(), &mut met));
+        self.evidence(met)
+    }
+
+    fn evidence(&self, met: Vec<u8>) -> Evidence<'_> {
+        let fitting = self.rules.iter().zip(&met).filter(|(rule, met)| rule.places & !**met == 0);
+        Evidence { rules: fitting.map(|(rule, _)| rule).collect(), met }
+    }
+
+    /// The first reasons that fit what a host said and its codes: among those that tell, and among the weak ones.
+    pub(super) fn reasons(
+        &self,
+        words: &str,
+        status: Option<&str>,
+        reply: Option<u16>,
+    ) -> [Option<Reason>; 2] {
+        if words.trim().is_empty() && status.is_none() && reply.is_none() {
+            return [None, None];
         }
+        let text = plain(words);
+        let candidates: Vec<&Pattern> = self.diagnosis.candidates(&text).collect();
         let reply = reply.map(|reply| reply.to_string());
-        let fits = |(rule, matched): &(&ReasonRule, bool)| {
-            let has = |wanted: &[String], code: Option<&str>| {
-                wanted.is_empty() || code.is_some_and(|code| wanted.iter().any(|one| one == code))
-            };
-            (*matched || !rule.has_patterns) && has(&rule.status, status) && has(&rule.reply, reply.as_deref())
+        let has = |wanted: &[String], code: Option<&str>| {
+            wanted.is_empty() || code.is_some_and(|code| wanted.iter().any(|one| one == code))
         };
-        self.reasons.iter().zip(matched).find(fits).map(|(rule, _)| rule.reason)
+        // Patterns come in the order of their rules.
+        let of_rule = |number: usize| {
+            let start = candidates.partition_point(|pattern| pattern.owner < number);
+            candidates[start..].iter().take_while(move |pattern| pattern.owner == number)
+        };
+        let first = |is_weak: bool| {
+            let fits = |(number, rule): &(usize, &ReasonRule)| {
+                rule.is_weak == is_weak
+                    && has(&rule.status, status)
+                    && has(&rule.reply, reply.as_deref())
+                    && (!rule.has_patterns || of_rule(*number).any(|pattern| pattern.fits(&text)))
+            };
+            self.reasons.iter().enumerate().find(fits).map(|(_, rule)| rule.reason)
+        };
+        let telling = first(false);
+        // Weak evidence is not looked at where there is better.
+        [telling, if telling.is_some() { None } else { first(true) }]
     }
 }
 
 /// The rules that fit a mail, in their order.
 pub(super) struct Evidence<'r> {
     rules: Vec<&'r Rule>,
+    /// For each rule, the places that it fits.
+    met: Vec<u8>,
 }
 
 impl<'r> Evidence<'r> {
     /// The first that says one of these.
     pub(super) fn first(&self, says: &[Says]) -> Option<&'r Rule> {
         self.rules.iter().copied().find(|rule| says.contains(&rule.says))
+    }
+
+    /// The finer kind of the first that says this and has one.
+    pub(super) fn sub(&self, says: Says) -> Option<Sub> {
+        self.rules.iter().filter(|rule| rule.says == says).find_map(|rule| rule.sub)
     }
 
     /// The first that says one of these and looks into the text.
@@ -239,47 +227,9 @@ impl<'r> Evidence<'r> {
 
     /// The first that says one of these and looks at the header.
     pub(super) fn in_header(&self, says: &[Says]) -> Option<&'r Rule> {
-        let looks = |rule: &&Rule| rule.places & Place::Text.bit() == 0;
+        let looks = |rule: &&Rule| rule.places & !Place::Text.bit() != 0;
         self.rules.iter().copied().filter(looks).find(|rule| says.contains(&rule.says))
     }
-}
-
-impl Patterns {
-    fn new(found: Vec<(String, usize)>) -> Result<Self, regex::Error> {
-        let (sources, owners): (Vec<String>, Vec<usize>) = found.into_iter().unzip();
-        Ok(Self { set: set(&sources)?, owners })
-    }
-
-    fn owners(&self, text: &str) -> impl Iterator<Item = usize> {
-        self.set.matches(text.as_bytes()).into_iter().map(|at| self.owners[at]).collect::<Vec<_>>().into_iter()
-    }
-}
-
-fn set(sources: &[String]) -> Result<RegexSet, regex::Error> {
-    RegexSetBuilder::new(sources).unicode(false).size_limit(SET_OCTETS).dfa_size_limit(SET_OCTETS).build()
-}
-
-/// Small letters, and one blank wherever white space stands, so that it does not matter where a line was wrapped.
-fn plain(text: &str) -> String {
-    let text = crate::parse::headers::cut(text, MAX_LOOKED_AT);
-    let mut out = String::with_capacity(text.len());
-    let mut is_blank = true;
-    for c in text.chars() {
-        if c.is_whitespace() {
-            if !is_blank {
-                out.push(' ');
-            }
-            is_blank = true;
-        } else {
-            is_blank = false;
-            if c.is_ascii() {
-                out.push(c.to_ascii_lowercase());
-            } else {
-                out.extend(c.to_lowercase());
-            }
-        }
-    }
-    out
 }
 
 impl Gathered {
@@ -296,11 +246,11 @@ impl Gathered {
             ("from", Some(Place::From)),
             ("subject", Some(Place::Subject)),
             ("text", Some(Place::Text)),
-            ("value", header.clone().map(Place::Header)),
+            ("value", header.map(Place::Header)),
         ];
         let mut bits = 0;
         for (key, place) in places {
-            let patterns = patterns(section, key);
+            let patterns = self.patterns(section, key);
             match place {
                 // A header without a value only has to be there.
                 Some(place @ Place::Header(_)) if patterns.is_empty() => {
@@ -337,27 +287,32 @@ impl Gathered {
             section.problem("reason", "missing");
         }
         let number = self.reasons.len();
-        let found = patterns(section, "text");
+        let found = self.patterns(section, "text");
         let (status, reply) = (section.texts("status"), section.texts("reply"));
+        let is_weak = section.one_of("evidence", &[("strong", false), ("weak", true)]).unwrap_or(false);
         if found.is_empty() && status.is_empty() && reply.is_empty() {
             section.problem("text", "or status or reply must be given");
         }
         section.finish();
         let has_patterns = !found.is_empty();
         self.diagnosis.extend(found.into_iter().map(|pattern| (pattern, number)));
-        self.reasons.push(ReasonRule { reason: reason.unwrap_or(Reason::Undefined), has_patterns, status, reply });
+        self.reasons.push(ReasonRule {
+            reason: reason.unwrap_or(Reason::Undefined),
+            is_weak,
+            has_patterns,
+            status,
+            reply,
+        });
     }
-}
 
-/// The patterns of a key; one that is no pattern is a problem.
-fn patterns(section: &Section<'_>, key: &'static str) -> Vec<String> {
-    let found = section.texts(key);
-    for pattern in &found {
-        if let Err(error) = set(std::slice::from_ref(pattern)) {
-            section.problem(key, format_args!("{pattern:?} is no pattern: {error}"));
-        } else if pattern.chars().any(char::is_uppercase) && !pattern.contains('\\') {
-            section.problem(key, format_args!("{pattern:?} can never fit: texts are in small letters"));
+    /// The patterns of a key; one that is no pattern is a problem.
+    fn patterns(&self, section: &Section<'_>, key: &'static str) -> Vec<String> {
+        let found = section.texts(key);
+        if !self.is_tried {
+            for reason in found.iter().filter_map(|pattern| problem_of(pattern)) {
+                section.problem(key, reason);
+            }
         }
+        found
     }
-    found
 }

@@ -2,16 +2,17 @@
 
 use super::Seen;
 use crate::parse::address::{self, Found};
+use crate::parse::headers::cut;
 
 /// The most recipients that a notice in free text is believed to name.
 const MAX_NAMED: usize = 200;
+/// The most octets of a line that are looked at before and behind an address.
+const MAX_NEAR: usize = 300;
 
 /// An address that a notice names as failed, with the words about it.
 #[derive(Debug, Clone)]
 pub(super) struct Named {
     pub(super) address: String,
-    /// The address that it was made from, where the notice says so.
-    pub(super) original: Option<String>,
     /// What stands between it and the next.
     pub(super) words: String,
 }
@@ -37,45 +38,85 @@ pub(super) fn from_header(seen: &Seen<'_>) -> Vec<String> {
     names.iter().flat_map(|name| seen.mail.headers.addresses(name)).map(str::to_owned).collect()
 }
 
-/// The failed addresses.
-pub(super) fn named(seen: &Seen<'_>) -> Vec<Named> {
+/// The failed addresses: those that stand for themselves; else those in phrases of failure, then of the header, then
+/// those that are known to be the sender's side as well, then any.
+/// With it comes whether they stand for themselves.
+pub(super) fn named(seen: &Seen<'_>) -> (Vec<Named>, bool) {
     let text = &seen.mail.text;
-    let found: Vec<(Found<'_>, Weight)> =
-        address::scan(text).take(4 * MAX_NAMED).map(|found| (found, weigh(text, found))).collect();
     let ours = ours(seen);
     let is_ours = |address: &str| ours.iter().any(|one| one.eq_ignore_ascii_case(address));
-    let header = from_header(seen);
-    let best = best(&found, &is_ours);
+    let found: Vec<(Found<'_>, Weight, bool)> = address::scan(text)
+        .take(4 * MAX_NAMED)
+        .map(|found| (found, weigh(text, found), is_ours(found.address)))
+        .collect();
+    let passes = [
+        (Weight::Alone, Some(false)),
+        (Weight::Alone, Some(true)),
+        (Weight::InPhrase, Some(false)),
+        (Weight::InPhrase, None),
+        (Weight::InPhrase, Some(true)),
+        (Weight::Somewhere, Some(false)),
+        (Weight::Source, Some(false)),
+    ];
     let mut named = Vec::new();
-    if best >= Weight::InPhrase || (header.is_empty() && best > Weight::Source) {
-        for (at, (one, weight)) in found.iter().enumerate() {
-            let counts = *weight >= best && (best == Weight::Alone || !is_ours(one.address));
-            if counts && !is_ours_alone(one.address, &found, &is_ours) {
-                let next = found[at + 1..].iter().find(|(_, weight)| *weight >= best);
-                let words = &text[one.end..next.map_or(text.len(), |(next, _)| next.start)];
-                add(&mut named, one.address, words);
+    for (least, whose) in passes {
+        match whose {
+            Some(ours) => {
+                let counts = |one: &(Found<'_>, Weight, bool)| one.1 >= least && one.2 == ours;
+                for (at, (one, _, _)) in found.iter().enumerate().filter(|(_, one)| counts(one)) {
+                    let next = found[at + 1..].iter().find(|next| counts(next));
+                    let words = &text[one.end..next.map_or(text.len(), |(next, _, _)| next.start)];
+                    add(&mut named, one.address, before_rule(words));
+                }
             }
+            None => from_header(seen).iter().for_each(|address| add(&mut named, address, text)),
+        }
+        if !named.is_empty() {
+            return (named, least == Weight::Alone);
         }
     }
-    for address in header {
-        if named.is_empty() || !named.iter().any(|one: &Named| one.address.eq_ignore_ascii_case(&address)) {
-            let words = if named.is_empty() { text.as_str() } else { "" };
-            if named.is_empty() {
-                add(&mut named, &address, words);
-            }
-        }
+    (local_parts(seen), false)
+}
+
+/// AOL and others name only the part before the `@`, of a mailbox at their own domain.
+fn local_parts(seen: &Seen<'_>) -> Vec<Named> {
+    let from = seen.mail.headers.addresses("from");
+    let Some((_, domain)) = from.first().and_then(|from| from.rsplit_once('@')) else { return Vec::new() };
+    let names_list = |line: &&str| {
+        line.trim_end().ends_with(':')
+            && ["recipient", "address", "user", "@"].iter().any(|word| line.contains(word))
+    };
+    let mut lines = seen.mail.text.lines().skip_while(|line| !names_list(line));
+    lines.next();
+    let is_name = |line: &&str| {
+        let name = line.trim();
+        line.starts_with([' ', '\t'])
+            && (1..=64).contains(&name.len())
+            && name
+                .bytes()
+                .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-' | b'+'))
+    };
+    let mut named = Vec::new();
+    for line in lines.skip_while(|line| line.trim().is_empty()).take_while(is_name) {
+        add(&mut named, &format!("{}@{domain}", line.trim()), "");
     }
     named
 }
 
-fn is_ours_alone(address: &str, found: &[(Found<'_>, Weight)], is_ours: &dyn Fn(&str) -> bool) -> bool {
-    is_ours(address) && found.iter().any(|(one, weight)| *weight == Weight::Alone && !is_ours(one.address))
-}
-
-fn best(found: &[(Found<'_>, Weight)], is_ours: &dyn Fn(&str) -> bool) -> Weight {
-    let foreign = found.iter().filter(|(one, _)| !is_ours(one.address)).map(|(_, weight)| *weight).max();
-    let any = found.iter().filter(|(_, weight)| *weight == Weight::Alone).map(|(_, weight)| *weight).max();
-    foreign.max(any).unwrap_or(Weight::Other)
+/// The words up to a drawn line, behind which the returned message stands; what was said to the host may stand
+/// behind one too.
+fn before_rule(words: &str) -> &str {
+    const SAID: [&str; 6] = ["transcript", "session", "error", "detail", "diagnos", "server message"];
+    let mut end = 0;
+    for line in words.split_inclusive('\n') {
+        let is_drawn = line.trim_start_matches(['>', ' ']).starts_with("---");
+        let lower = line.to_lowercase();
+        if is_drawn && end > 0 && !SAID.iter().any(|word| lower.contains(word)) {
+            break;
+        }
+        end += line.len();
+    }
+    &words[..end]
 }
 
 fn add(named: &mut Vec<Named>, address: &str, words: &str) {
@@ -83,14 +124,15 @@ fn add(named: &mut Vec<Named>, address: &str, words: &str) {
         known.words.push(' ');
         known.words.push_str(words.trim());
     } else if named.len() < MAX_NAMED {
-        named.push(Named { address: address.to_owned(), original: None, words: words.trim().to_owned() });
+        named.push(Named { address: address.to_owned(), words: words.trim().to_owned() });
     }
 }
 
 /// Addresses of the sender's side: who gets the notice, who sends it, who sent the message.
 fn ours(seen: &Seen<'_>) -> Vec<String> {
     let mut ours: Vec<String> = Vec::new();
-    let own = ["to", "delivered-to", "x-original-to", "envelope-to", "from", "sender", "reply-to", "errors-to"];
+    let own =
+        ["to", "delivered-to", "x-original-to", "envelope-to", "from", "sender", "reply-to", "errors-to"];
     ours.extend(own.iter().flat_map(|name| seen.mail.headers.addresses(name)).map(str::to_owned));
     if let Some(returned) = &seen.mail.returned {
         let sent = ["from", "sender", "return-path", "reply-to", "errors-to", "x-sender"];
@@ -101,17 +143,24 @@ fn ours(seen: &Seen<'_>) -> Vec<String> {
 
 /// Weighs an address by its line.
 fn weigh(text: &str, found: Found<'_>) -> Weight {
-    let line_start = text[..found.start].rfind('\n').map_or(0, |at| at + 1);
-    let line_end = text[found.end..].find('\n').map_or(text.len(), |at| found.end + at);
+    let near = (found.start.saturating_sub(MAX_NEAR)..=found.start)
+        .find(|at| text.is_char_boundary(*at))
+        .unwrap_or(0);
+    let line_start = text[near..found.start].rfind('\n').map_or(near, |at| near + at + 1);
+    let rest = cut(&text[found.end..], MAX_NEAR);
+    let line_end = found.end + rest.find('\n').unwrap_or(rest.len());
     let before = text[line_start..found.start].trim_start_matches(['>', '|', ' ', '\t']).to_lowercase();
     let after = text[found.end..line_end].trim_end();
     let bare_before = before.trim_end_matches(['<', '"', '\'', '(', '[', '`', ' ', '\t', ':', ',', ';']);
     let bare_after = after.trim_start_matches(['>', '"', '\'', ')', ']', ' ', '\t']);
+    if ["generated from", "expanded from", "orig_to", "originally to"]
+        .iter()
+        .any(|word| bare_before.ends_with(word))
+    {
+        return Weight::Source;
+    }
     if is_other(&before, bare_before, after) {
         return Weight::Other;
-    }
-    if ["generated from", "expanded from", "orig_to", "originally to"].iter().any(|word| bare_before.ends_with(word)) {
-        return Weight::Source;
     }
     let opens = bare_before.trim_matches(['-', '*', '\u{b7}', '\u{2022}', '.', ' ', '\t']).is_empty();
     if opens && is_end(bare_after) {
@@ -129,9 +178,28 @@ fn is_end(after: &str) -> bool {
 
 fn is_other(before: &str, bare_before: &str, after: &str) -> bool {
     const ENDS: [&str; 22] = [
-        "mail from", "from", "sender", "contact", "reply-to", "return-path", "message-id", "in-reply-to", "mailto",
-        "helo", "ehlo", "by", "at", "envelope-from", "e-mail to", "postmaster", "errors-to", "please email",
-        "write to", "email us at", "server at", "references",
+        "mail from",
+        "from",
+        "sender",
+        "contact",
+        "reply-to",
+        "return-path",
+        "message-id",
+        "in-reply-to",
+        "mailto",
+        "helo",
+        "ehlo",
+        "by",
+        "at",
+        "envelope-from",
+        "e-mail to",
+        "postmaster",
+        "errors-to",
+        "please email",
+        "write to",
+        "email us at",
+        "server at",
+        "references",
     ];
     ENDS.iter().any(|word| ends_with_word(bare_before, word))
         || before.contains("mail from:")
@@ -145,13 +213,46 @@ fn ends_with_word(text: &str, word: &str) -> bool {
 
 fn is_phrase(before: &str, after: &str) -> bool {
     const BEFORE: [&str; 26] = [
-        "rcpt to", "to", "recipient", "recipients", "for", "user", "address", "addressee", "mailbox", "unknown",
-        "unknown user", "no such user", "user unknown", "destinataire", "destinatario", "empfänger", "an", "para",
-        "550", "551", "552", "553", "554", "account", "failed", "a",
+        "rcpt to",
+        "to",
+        "recipient",
+        "recipients",
+        "for",
+        "user",
+        "address",
+        "addressee",
+        "mailbox",
+        "unknown",
+        "unknown user",
+        "no such user",
+        "user unknown",
+        "destinataire",
+        "destinatario",
+        "empfänger",
+        "an",
+        "para",
+        "550",
+        "551",
+        "552",
+        "553",
+        "554",
+        "account",
+        "failed",
+        "a",
     ];
     const AFTER: [&str; 12] = [
-        "...", "user unknown", "unknown", "not found", "does not exist", "no such", "is not", "was not", "could not",
-        "cannot", "has ", "mailbox",
+        "...",
+        "user unknown",
+        "unknown",
+        "not found",
+        "does not exist",
+        "no such",
+        "is not",
+        "was not",
+        "could not",
+        "cannot",
+        "has ",
+        "mailbox",
     ];
     let after = after.to_lowercase();
     let is_code = before.bytes().rev().take(5).filter(|byte| *byte == b'.').count() == 2;

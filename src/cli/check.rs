@@ -5,13 +5,19 @@ use std::io::{self, Write};
 use serde_json::json;
 
 use super::{Common, Exit};
-use crate::config::profile::Identity;
+use crate::classify::rules::Rules;
+use crate::clock::Clock;
+use crate::config::mailbox::{Mailbox, Source};
 use crate::config::reader::Problem;
+use crate::config::record::Record;
+use crate::config::sources::Verified;
 use crate::config::tenant::Tenant;
+use crate::config::ticket::Identity;
 use crate::config::{Config, Problems};
 use crate::deliver::tls::connector;
 use crate::dkim::Signer;
 use crate::flow::intake::chain;
+use crate::record::client::{Client, ClientError};
 use crate::samples::SAMPLES;
 use crate::session::{Reading, read};
 use crate::template::{Context, Missing, Templates};
@@ -23,20 +29,46 @@ pub(super) fn run(common: &Common) -> anyhow::Result<Exit> {
         Ok(config) => config,
         Err(Problems(problems)) => return tell(&mut out, &problems),
     };
-    let problems: Vec<Problem> =
+    let mut problems: Vec<Problem> =
         config.tenants.values().flat_map(|tenant| check(&config, common, tenant)).collect();
+    problems.extend(config.mailboxes.iter().filter_map(|mailbox| check_mailbox(common, mailbox)));
+    if let Err(Problems(found)) = Rules::load(&common.config) {
+        problems.extend(found);
+    }
     if problems.is_empty() {
         for tenant in config.tenants.values() {
-            let identity = match tenant.profile.ticket.identity {
-                Identity::Number => "out_ticket_id is the ticket's number",
-                Identity::Id => "out_ticket_id is the ticket's internal id",
-                Identity::Same => "a ticket has one id",
-            };
-            writeln!(out, "tenant {}: ok; {}: {identity}", tenant.name, tenant.profile.title)?;
+            say(&mut out, tenant)?;
+        }
+        for mailbox in &config.mailboxes {
+            writeln!(out, "mailbox {}: ok; {}", mailbox.name, mailbox.source)?;
         }
         return Ok(Exit::Done);
     }
     tell(&mut out, &problems)
+}
+
+/// What a tenant's ticket ids are taken for, and what of its profile nobody has tried.
+fn say(out: &mut dyn Write, tenant: &Tenant) -> io::Result<()> {
+    let identity = match tenant.tickets.identity {
+        Identity::Number => "out_ticket_id is the ticket's number",
+        Identity::Id => "out_ticket_id is the ticket's internal id",
+        Identity::Token => "out_ticket_id is the ticket's name for mail",
+        Identity::Same => "a ticket has one id",
+    };
+    let profile = &tenant.profile;
+    write!(out, "tenant {}: ok; {}: {identity}", tenant.name, profile.title)?;
+    if let Some(Record { recipe, .. }) = &tenant.record {
+        let (recipe, sure) = (&recipe.title, recipe.verified.as_str());
+        write!(out, "; channel {}, recipe {recipe} ({sure})", tenant.channel)?;
+    }
+    writeln!(out)?;
+    if let Some(condition) = &profile.ticket.condition {
+        writeln!(out, "  a mail reaches its ticket only if {condition}")?;
+    }
+    for source in profile.sources.iter().filter(|source| source.verified == Verified::Inferred) {
+        writeln!(out, "  only inferred, so try it first: {} ({})", source.group, source.note)?;
+    }
+    Ok(())
 }
 
 fn tell(out: &mut dyn Write, problems: &[Problem]) -> anyhow::Result<Exit> {
@@ -54,6 +86,16 @@ fn check(config: &Config, common: &Common, tenant: &Tenant) -> Vec<Problem> {
     if let Err(error) = connector(tenant.relay.ca_file.as_deref()) {
         problems.push(Problem { key: "relay.ca_file".to_owned(), ..Problem::of_file(&file, chain(&error)) });
     }
+    if let Some(record) = &tenant.record {
+        match Client::new(record, Clock::default()) {
+            Ok(_) => {}
+            Err(ClientError::Recipe(found)) => problems.extend(found),
+            Err(error) => {
+                let problem = Problem::of_file(&file, chain(&error));
+                problems.push(Problem { key: "record".to_owned(), ..problem });
+            }
+        }
+    }
     for (at, key) in tenant.dkim.iter().enumerate() {
         if let Err(error) = Signer::new(key) {
             let place = format!("dkim {} ({}._domainkey.{})", at + 1, key.selector, key.domain);
@@ -66,6 +108,13 @@ fn check(config: &Config, common: &Common, tenant: &Tenant) -> Vec<Problem> {
         Err(found) => problems.extend(found),
     }
     problems
+}
+
+fn check_mailbox(common: &Common, mailbox: &Mailbox) -> Option<Problem> {
+    let file = common.config.join("aftercall.toml");
+    let Source::Imap(imap) = &mailbox.source else { return None };
+    let error = connector(imap.ca_file.as_deref()).err()?;
+    Some(Problem { key: "mailboxes.imap.ca_file".to_owned(), ..Problem::of_file(&file, chain(&error)) })
 }
 
 /// Renders every sample in every language, as a first mail and as a follow-up without attachment; and looks for

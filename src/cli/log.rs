@@ -5,13 +5,16 @@ use std::io::{self, Write};
 use jiff::{Span, SpanRelativeTo, Timestamp};
 use serde_json::{Value, json};
 
+use super::inbox::followed;
 use super::table::{Format, Rows};
 use super::{Exit, Misuse, open_store, preview};
 use crate::clock::Clock;
 use crate::config::Config;
+use crate::config::tenant::Channel;
 use crate::ids::{DeliveryId, SessionName};
 use crate::outbox::State;
-use crate::store::{AttemptRow, DeliveryRow, Filter, Store, Story};
+use crate::record::note::Note;
+use crate::store::{AttemptRow, DeliveryRow, Filter, Store, Story, VerdictRow};
 
 #[derive(Debug, clap::Args)]
 #[command(args_conflicts_with_subcommands = true)]
@@ -82,6 +85,9 @@ pub(super) struct FilterArguments {
     /// To this address.
     #[arg(long)]
     pub(super) recipient: Option<String>,
+    /// By this channel: email or record.
+    #[arg(long)]
+    pub(super) channel: Option<Channel>,
     /// In this state; may be given several times.
     #[arg(long)]
     pub(super) state: Vec<State>,
@@ -101,6 +107,8 @@ impl FilterArguments {
             session: self.session,
             ticket: self.ticket.clone(),
             recipient: self.recipient.clone(),
+            channel: self.channel,
+            instead_of: Vec::new(),
             states: self.state.clone(),
             since: self.since.as_deref().map(|text| since(text, Clock::default().now())).transpose()?,
             most: self.most,
@@ -109,9 +117,9 @@ impl FilterArguments {
 
     /// Whether nothing is asked for, so that everything would be chosen.
     pub(super) fn is_empty(&self) -> bool {
-        let Self { tenant, session, ticket, recipient, state, since, most } = self;
+        let Self { tenant, session, ticket, recipient, channel, state, since, most } = self;
         let texts = [tenant, ticket, recipient, since].iter().all(|text| text.is_none());
-        texts && session.is_none() && state.is_empty() && most.is_none()
+        texts && session.is_none() && channel.is_none() && state.is_empty() && most.is_none()
     }
 }
 
@@ -232,26 +240,12 @@ fn tell(out: &mut dyn Write, story: &Story) -> io::Result<()> {
             &digest[..12]
         )?;
     }
-    for delivery in &story.deliveries {
-        writeln!(
-            out,
-            "  delivery {} to {}: {}",
-            delivery.id,
-            delivery.recipient.as_deref().unwrap_or("nobody yet"),
-            delivery.state
-        )?;
-        if let Some(id) = &delivery.message_id {
-            writeln!(out, "    Message-ID <{id}>")?;
-        }
-        if !delivery.reason.is_empty() {
-            writeln!(out, "    {}", delivery.reason)?;
-        }
-        if let Some(due) = delivery.due {
-            writeln!(out, "    next attempt from {}", stamp(due))?;
-        }
-        for attempt in story.attempts.iter().filter(|attempt| attempt.delivery == delivery.id) {
-            writeln!(out, "    attempt {} {}", attempt.number, told(attempt))?;
-        }
+    story.deliveries.iter().try_for_each(|delivery| tell_delivery(out, story, delivery))?;
+    for inbound in &story.inbounds {
+        let about = inbound.delivery.map(|id| format!(" about delivery {id}")).unwrap_or_default();
+        let kind = inbound.kind.as_deref().unwrap_or("not judged yet");
+        let at = stamp(inbound.arrived_at);
+        writeln!(out, "  came back {at}: {kind}{about}: {} (inbound {})", followed(inbound), inbound.id)?;
     }
     writeln!(out, "  log")?;
     for record in &story.records {
@@ -267,6 +261,35 @@ fn tell(out: &mut dyn Write, story: &Story) -> io::Result<()> {
             record.content.as_deref().unwrap_or("(erased)"),
             &hash[..12]
         )?;
+    }
+    Ok(())
+}
+
+fn tell_delivery(out: &mut dyn Write, story: &Story, delivery: &DeliveryRow) -> io::Result<()> {
+    writeln!(
+        out,
+        "  delivery {} by {} to {}: {}",
+        delivery.id,
+        delivery.channel,
+        delivery.recipient.as_deref().unwrap_or("nobody yet"),
+        delivery.state
+    )?;
+    match (&delivery.message_id, delivery.channel) {
+        (Some(id), Channel::Email) => writeln!(out, "    Message-ID <{id}>")?,
+        (Some(id), Channel::Record) => writeln!(out, "    external id {id}")?,
+        (None, _) => {}
+    }
+    if let Some(given_up) = delivery.instead_of {
+        writeln!(out, "    in the place of delivery {given_up}")?;
+    }
+    if !delivery.reason.is_empty() {
+        writeln!(out, "    {}", delivery.reason)?;
+    }
+    if let Some(due) = delivery.due {
+        writeln!(out, "    next attempt from {}", stamp(due))?;
+    }
+    for attempt in story.attempts.iter().filter(|attempt| attempt.delivery == delivery.id) {
+        writeln!(out, "    attempt {} {}", attempt.number, told(attempt))?;
     }
     Ok(())
 }
@@ -304,6 +327,8 @@ fn as_json(story: &Story) -> Value {
         })).collect::<Value>(),
         "deliveries": story.deliveries.iter().map(|delivery| json!({
             "id": delivery.id.0,
+            "channel": delivery.channel.as_str(),
+            "instead_of": delivery.instead_of.map(|id| id.0),
             "ticket": delivery.ticket,
             "recipient": delivery.recipient,
             "message_id": delivery.message_id,
@@ -325,6 +350,7 @@ fn as_json(story: &Story) -> Value {
             "code": attempt.code,
             "answer": attempt.answer,
         })).collect::<Value>(),
+        "inbounds": story.inbounds.iter().map(VerdictRow::as_json).collect::<Value>(),
         "log": story.records.iter().map(|record| json!({
             "record": parsed(&record.record),
             "content": record.content.as_deref().map(parsed),
@@ -338,7 +364,12 @@ fn mail(out: &mut dyn Write, store: &Store, id: DeliveryId, source: bool) -> any
         writeln!(io::stderr(), "delivery {id} has no mail")?;
         return Ok(Exit::Failed);
     };
-    if source {
+    let rows = store.deliveries(&Filter { ids: vec![id], ..Filter::default() })?;
+    let note =
+        rows.first().filter(|row| row.channel == Channel::Record).and_then(|_| Note::from_bytes(&wire));
+    if let Some(note) = note.filter(|_| !source) {
+        preview::write_note(out, &note)?;
+    } else if source {
         out.write_all(&wire)?;
     } else {
         preview::write_mail(out, &wire)?;

@@ -1,10 +1,16 @@
 //! The command line: flags in, exit code out.
 
 mod check;
+mod classify;
 mod demo;
+mod doctor;
+mod fetch;
+mod inbox;
 mod log;
 mod outbox;
 mod preview;
+mod profile;
+mod receive;
 mod send;
 mod serve;
 mod table;
@@ -14,7 +20,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Context as _;
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::config::tenant::{Overrides, RelayUrl, Tenant};
 use crate::config::{Config, LogFormat, Problems, StorePlace};
@@ -67,10 +73,23 @@ enum Command {
     Preview(preview::Arguments),
     /// Tell every problem in every configuration file and template.
     Check,
+    /// Connect to a tenant's relay and CRM, send nothing, and say what works.
+    Doctor(doctor::Arguments),
+    /// Say what mails that came back are: bounces, delays, replies; with labels, how often that is right.
+    Classify(classify::Arguments),
     /// The sent-mail log: what was sent, to whom, and what the servers said.
     Log(log::Arguments),
     /// What waits and why; retry, hold, release or cancel it.
     Outbox(outbox::Arguments),
+    /// Store what is new in the mailboxes, once.
+    Fetch(fetch::Arguments),
+    /// Store one mail from standard input, for a mail server's pipe. Exit codes: 0 stored, 64 wrong use, 65 no mail,
+    /// 75 try again, 78 wrong configuration.
+    Receive(receive::Arguments),
+    /// When each mailbox was read; what of it is in quarantine; one mail as it came.
+    Inbox(inbox::Arguments),
+    /// The CRMs that are known: what each takes, and what it would make of a session.
+    Profile(profile::Arguments),
 }
 
 /// How a command ended.
@@ -79,7 +98,13 @@ enum Exit {
     Done = 0,
     Failed = 1,
     Misused = 2,
+    /// `receive`, used wrongly.
+    Usage = 64,
+    /// `receive`, given no mail.
+    BadData = 65,
     TryAgain = 75,
+    /// `receive`, with a configuration that cannot be used.
+    BadConfig = 78,
 }
 
 /// The answer to something that was asked wrongly: exit code 2.
@@ -89,17 +114,39 @@ struct Misuse(String);
 
 /// Runs the command line of this process.
 pub fn main() -> ExitCode {
-    let arguments = Arguments::parse();
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(error) => return unparsed(&error),
+    };
+    let receives = matches!(arguments.command, Command::Receive(_));
     let exit = run(arguments).unwrap_or_else(|error| {
         // A reader that has seen enough, such as `head`, is not a failure.
         if error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe) {
             return Exit::Done;
         }
         drop(writeln!(io::stderr(), "aftercall: {error:#}"));
-        let misused = error.is::<Misuse>() || error.is::<Problems>();
-        if misused { Exit::Misused } else { Exit::Failed }
+        match (receives, error.is::<Misuse>(), error.is::<Problems>()) {
+            (true, true, _) => Exit::Usage,
+            (true, _, true) => Exit::BadConfig,
+            // The mail server keeps the mail, and a person looks why.
+            (true, ..) => Exit::TryAgain,
+            (false, false, false) => Exit::Failed,
+            (false, ..) => Exit::Misused,
+        }
     });
     ExitCode::from(exit as u8)
+}
+
+/// Tells what is wrong with the flags, or the help that was asked for.
+fn unparsed(error: &clap::Error) -> ExitCode {
+    drop(error.print());
+    let matched = Arguments::command().ignore_errors(true).try_get_matches();
+    let receives = matched.is_ok_and(|matched| matched.subcommand_name() == Some("receive"));
+    match u8::try_from(error.exit_code()) {
+        Ok(2) if receives => ExitCode::from(Exit::Usage as u8),
+        Ok(code) => ExitCode::from(code),
+        Err(_) => ExitCode::FAILURE,
+    }
 }
 
 fn run(arguments: Arguments) -> anyhow::Result<Exit> {
@@ -116,6 +163,8 @@ fn run(arguments: Arguments) -> anyhow::Result<Exit> {
                 demo::run(&arguments).await
             }
             Command::Check => check::run(&common),
+            Command::Classify(arguments) => classify::run(&common, &arguments),
+            Command::Profile(arguments) => profile::run(&common, &arguments).await,
             _ => {
                 let config = common.load()?;
                 let filter = common.log.as_deref().unwrap_or(if serving { "info" } else { "warn" });
@@ -124,9 +173,15 @@ fn run(arguments: Arguments) -> anyhow::Result<Exit> {
                     Command::Send(arguments) => send::run(&config, arguments).await,
                     Command::Serve(arguments) => serve::run(&config, &arguments).await,
                     Command::Preview(arguments) => preview::run(&config, &arguments).await,
+                    Command::Doctor(arguments) => doctor::run(&config, &arguments).await,
                     Command::Log(arguments) => log::run(&config, &arguments),
                     Command::Outbox(arguments) => outbox::run(&config, arguments).await,
-                    Command::Demo(_) | Command::Check => Ok(Exit::Done),
+                    Command::Fetch(arguments) => fetch::run(&config, &arguments).await,
+                    Command::Receive(arguments) => receive::run(&config, arguments).await,
+                    Command::Inbox(arguments) => inbox::run(&config, arguments).await,
+                    Command::Demo(_) | Command::Check | Command::Classify(_) | Command::Profile(_) => {
+                        Ok(Exit::Done)
+                    }
                 }
             }
         }

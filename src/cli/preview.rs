@@ -9,13 +9,15 @@ use mail_parser::MessageParser;
 
 use super::{Exit, tenant};
 use crate::clock::Clock;
-use crate::compose::Composed;
 use crate::config::Config;
 use crate::flow::desk::Desk;
-use crate::flow::intake::{self, Document};
+use crate::flow::intake::Document;
+use crate::flow::make;
 use crate::flow::watch::read_document;
 use crate::ids::SessionName;
+use crate::record::note::Note;
 use crate::session::{Reading, Session, read};
+use crate::store::Message;
 use crate::template::Rendered;
 
 #[derive(Debug, clap::Args)]
@@ -45,13 +47,17 @@ pub(super) async fn run(config: &Config, arguments: &Arguments) -> anyhow::Resul
     let mut session = session(&desk, &document).with_context(|| file.display().to_string())?;
     session.lang = arguments.lang.clone().or(session.lang);
     let name = session.name;
-    let (rendered, composed) = draft(&desk, session, &document)?;
+    let (rendered, message) = draft(&desk, session, &document)?;
     if arguments.open {
         open(&rendered.html, name)?;
     } else if arguments.html {
         io::stdout().write_all(rendered.html.as_bytes())?;
     } else {
-        write_mail(&mut io::stdout().lock(), &composed.wire)?;
+        let out = &mut io::stdout().lock();
+        match message {
+            Message::Mail(mail) => write_mail(out, &mail.wire)?,
+            Message::Note(note) => write_note(out, &note)?,
+        }
     }
     Ok(Exit::Done)
 }
@@ -64,13 +70,13 @@ pub(super) fn session(desk: &Desk, document: &Document) -> anyhow::Result<Sessio
     }
 }
 
-/// The mail of a session.
+/// The mail of a session, or its note for the CRM.
 pub(super) fn draft(
     desk: &Desk,
     session: Session,
     document: &Document,
-) -> anyhow::Result<(Rendered, Composed)> {
-    intake::draft(desk, session, &document.bytes).map_err(anyhow::Error::msg)
+) -> anyhow::Result<(Rendered, Message)> {
+    make::draft(desk, session, &document.bytes).map_err(anyhow::Error::msg)
 }
 
 /// Writes a mail as a reader's program shows it: the fields that matter, the text, the attachments.
@@ -91,6 +97,13 @@ pub(super) fn write_mail(out: &mut dyn Write, wire: &[u8]) -> anyhow::Result<()>
         writeln!(out, "\nAttachment: {name}, {} octets", attachment.contents().len())?;
     }
     Ok(())
+}
+
+/// Writes a note for a CRM's record as its reader sees it, and where it goes.
+pub(super) fn write_note(out: &mut dyn Write, note: &Note) -> io::Result<()> {
+    writeln!(out, "Record: ticket {} at {}\nExternal id: {}", note.ticket, note.target, note.external_id)?;
+    writeln!(out, "Subject: {}\n\n{}\n", note.subject, note.text.trim_end())?;
+    writeln!(out, "Attachment: {}", note.file_name)
 }
 
 fn open(html: &str, name: SessionName) -> anyhow::Result<()> {

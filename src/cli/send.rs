@@ -1,32 +1,30 @@
 //! `aftercall send`: take files, send, say what came of each.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
 use jiff::Timestamp;
-use tokio::sync::{Notify, Semaphore, watch};
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use super::{Exit, Misuse, open_store, preview, tenant};
 use crate::clock::Clock;
 use crate::config::Config;
-use crate::config::tenant::Tenant;
-use crate::deliver::auth::tokens;
-use crate::deliver::tls::connector;
+use crate::config::tenant::{Channel, Tenant};
 use crate::flow::desk::Desk;
-use crate::flow::dispatch::Dispatcher;
-use crate::flow::gate::Gate;
+use crate::flow::dispatch::{Dispatcher, Wake};
+use crate::flow::gate::{Gates, gates};
 use crate::flow::intake::{Document, Taken, chain, take};
 use crate::flow::presence::Presence;
 use crate::flow::watch::{Seen, read_document, session_files, take_files};
 use crate::ids::DeliveryId;
 use crate::outbox::State;
 use crate::plan::Timing;
-use crate::store::{DeliveryLock, DeliveryRow, Filter, Store, StoreError};
+use crate::store::{DeliveryRow, Filter, Message, ProcessLock, Store, StoreError};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
@@ -69,12 +67,15 @@ pub(super) async fn run(config: &Config, arguments: Arguments) -> anyhow::Result
     // A delivery of an earlier run has attempts behind it; each gets one more.
     let before: BTreeMap<DeliveryId, u32> =
         deliveries(&store, &tally.deliveries)?.into_iter().map(|row| (row.id, row.attempts)).collect();
-    let sending = Sending::start(tenant, &store).await?;
+    let sending = Sending::start(&desk, &store).await?;
     loop {
         let rows = deliveries(&store, &tally.deliveries)?;
         let now = Clock::default().now();
-        let is_over = !rows.iter().any(|row| is_under_way(row, before.get(&row.id), now));
-        if is_over || sending.gate.is_closed() || store.is_paused(tenant.name.clone()).await? {
+        let goes_on = |row: &DeliveryRow| {
+            is_under_way(row, before.get(&row.id), now) && !sending.is_closed(tenant, row.channel)
+                || row.state.is_lost() && row.fallback.is_some() && tenant.fallback.is_some()
+        };
+        if !rows.iter().any(goes_on) || store.is_paused(tenant.name.clone()).await? {
             sending.end().await?;
             return report(&deliveries(&store, &tally.deliveries)?, tally.not_taken);
         }
@@ -87,7 +88,7 @@ pub(super) async fn send_all(desk: &Desk, store: &Store, folder: &Path) -> anyho
     if !folder.is_dir() {
         return Err(Misuse(format!("{} is not a folder", folder.display())).into());
     }
-    let sending = Sending::start(&desk.tenant, store).await?;
+    let sending = Sending::start(desk, store).await?;
     let mut tally = Tally::default();
     let started = Clock::default().now();
     let told = |file: Seen, result| match result {
@@ -98,14 +99,15 @@ pub(super) async fn send_all(desk: &Desk, store: &Store, folder: &Path) -> anyho
     let taking = take_files(desk, store, files, Timing::Now, |_| false, told);
     sending.while_taking(taking).await;
     let mut is_paused = false;
-    while !is_paused && !store.is_idle(desk.tenant.name.clone()).await? {
+    let falls_back = desk.tenant.fallback.is_some();
+    while !is_paused && !store.is_idle(desk.tenant.name.clone(), falls_back).await? {
         sending.pause().await?;
         is_paused = store.is_paused(desk.tenant.name.clone()).await?;
     }
     sending.end().await?;
     let since = Filter { tenant: Some(desk.tenant.name.clone()), since: Some(started), ..Filter::default() };
-    let mut by_state = BTreeMap::new();
-    for row in store.deliveries(&since)? {
+    let (mut by_state, rows) = (BTreeMap::new(), store.deliveries(&since)?);
+    for row in &rows {
         *by_state.entry(row.state.as_str()).or_insert(0_usize) += 1;
     }
     let counts: Vec<String> = by_state.iter().map(|(state, count)| format!("{count} {state}")).collect();
@@ -116,9 +118,7 @@ pub(super) async fn send_all(desk: &Desk, store: &Store, folder: &Path) -> anyho
         tally.not_taken,
         counts.join(", ")
     )?;
-    let lost =
-        by_state.contains_key(State::Rejected.as_str()) || by_state.contains_key(State::Expired.as_str());
-    Ok(if lost || tally.not_taken > 0 {
+    Ok(if any_lost(&rows) || tally.not_taken > 0 {
         Exit::Failed
     } else if is_paused {
         Exit::TryAgain
@@ -186,40 +186,39 @@ impl Tally {
 /// The sending that goes on beside a command: ours, or that of a `serve` on the same store.
 pub(super) struct Sending {
     ours: Option<Ours>,
-    gate: Arc<Gate>,
+    gates: Gates,
     stop: watch::Sender<bool>,
-    wake: Arc<Notify>,
+    wake: Wake,
 }
 
 struct Ours {
-    task: JoinHandle<Result<(), StoreError>>,
+    tasks: Vec<JoinHandle<Result<(), StoreError>>>,
     presence: Presence,
-    lock: DeliveryLock,
+    lock: ProcessLock,
 }
 
 impl Sending {
-    pub(super) async fn start(tenant: &Tenant, store: &Store) -> anyhow::Result<Self> {
+    pub(super) async fn start(desk: &Desk, store: &Store) -> anyhow::Result<Self> {
         let (stop, stopped) = watch::channel(false);
-        let wake = Arc::new(Notify::new());
-        let gate = Arc::new(Gate::new(tenant.relay.place(), Semaphore::MAX_PERMITS));
+        let (tenant, wake) = (&*desk.tenant, Wake::default());
+        let gates = gates(&[tenant], &BTreeMap::new());
         let Some(lock) = store.lock_delivery(&tenant.name)? else {
-            return Ok(Self { ours: None, gate, stop, wake });
+            return Ok(Self { ours: None, gates, stop, wake });
         };
-        let clock = Clock::default();
-        let presence = Presence::begin(store, &[tenant], &clock).await?;
-        let dispatcher = Dispatcher {
-            tenant: Arc::new(tenant.clone()),
-            store: store.clone(),
-            instance: presence.instance,
-            wake: Arc::clone(&wake),
-            gate: Arc::clone(&gate),
-            clock: clock.clone(),
-            tls: connector(tenant.relay.ca_file.as_deref())?,
-            tokens: tokens(&tenant.relay, clock)?,
-            stop: stopped,
+        let presence = Presence::begin(store, &[tenant], &desk.clock).await?;
+        let dispatchers = Dispatcher::of_tenant(desk, store, presence.instance, &gates, &wake, &stopped)?;
+        let tasks = dispatchers.into_iter().map(|dispatcher| tokio::spawn(dispatcher.run())).collect();
+        Ok(Self { ours: Some(Ours { tasks, presence, lock }), gates, stop, wake })
+    }
+
+    /// Whether the way of a channel is closed: what is due on it waits.
+    fn is_closed(&self, tenant: &Tenant, channel: Channel) -> bool {
+        let place = match (channel, &tenant.record) {
+            (Channel::Email, _) => tenant.relay.place(),
+            (Channel::Record, Some(record)) => record.place(),
+            (Channel::Record, None) => return true,
         };
-        let task = tokio::spawn(dispatcher.run());
-        Ok(Self { ours: Some(Ours { task, presence, lock }), gate, stop, wake })
+        self.gates.get(&place).is_some_and(|gate| gate.is_closed())
     }
 
     /// Lets the sender look for work while files are being taken.
@@ -228,15 +227,15 @@ impl Sending {
         let mut tick = tokio::time::interval(Duration::from_millis(5));
         loop {
             tokio::select! {
-                () = &mut taking => return self.wake.notify_one(),
-                _ = tick.tick() => self.wake.notify_one(),
+                () = &mut taking => return self.wake.tell(),
+                _ = tick.tick() => self.wake.tell(),
             }
         }
     }
 
     /// A moment before the next look; an error when the sender has failed.
     async fn pause(&self) -> anyhow::Result<()> {
-        if self.ours.as_ref().is_some_and(|ours| ours.task.is_finished()) {
+        if self.ours.as_ref().is_some_and(|ours| ours.tasks.iter().any(JoinHandle::is_finished)) {
             anyhow::bail!("sending ended early; the reason is in the log");
         }
         tokio::time::sleep(Duration::from_millis(10)).await;
@@ -245,8 +244,10 @@ impl Sending {
 
     pub(super) async fn end(self) -> anyhow::Result<()> {
         self.stop.send_replace(true);
-        if let Some(Ours { task, presence, lock }) = self.ours {
-            task.await??;
+        if let Some(Ours { tasks, presence, lock }) = self.ours {
+            for task in tasks {
+                task.await??;
+            }
             presence.end().await?;
             drop(lock);
         }
@@ -254,18 +255,21 @@ impl Sending {
     }
 }
 
+/// These deliveries, and those that took their place.
 fn deliveries(store: &Store, ids: &[DeliveryId]) -> Result<Vec<DeliveryRow>, StoreError> {
     if ids.is_empty() {
         Ok(Vec::new())
     } else {
-        store.deliveries(&Filter { ids: ids.to_vec(), ..Filter::default() })
+        let mut rows = store.deliveries(&Filter { ids: ids.to_vec(), ..Filter::default() })?;
+        rows.extend(store.deliveries(&Filter { instead_of: ids.to_vec(), ..Filter::default() })?);
+        Ok(rows)
     }
 }
 
 /// Whether an attempt is running or due: one attempt each, then the outbox goes on with later ones. `before` is how
-/// many attempts there were when the command began.
+/// many attempts there were when the command began; one that takes another's place is new.
 fn is_under_way(row: &DeliveryRow, before: Option<&u32>, now: Timestamp) -> bool {
-    let is_due = row.due.is_some_and(|due| due <= now) && before == Some(&row.attempts);
+    let is_due = row.due.is_some_and(|due| due <= now) && *before.unwrap_or(&0) == row.attempts;
     is_due || matches!(row.state, State::Leased | State::Sending)
 }
 
@@ -275,15 +279,20 @@ fn report(rows: &[DeliveryRow], not_taken: usize) -> anyhow::Result<Exit> {
         let to = row.recipient.as_deref().unwrap_or("nobody");
         writeln!(out, "{}: delivery {} to {to}: {} ({})", row.session, row.id, row.state, row.reason)?;
     }
-    let lost = rows.iter().any(|row| row.state.is_lost());
     let waits = rows.iter().any(|row| row.due.is_some());
-    Ok(if lost || not_taken > 0 {
+    Ok(if any_lost(rows) || not_taken > 0 {
         Exit::Failed
     } else if waits {
         Exit::TryAgain
     } else {
         Exit::Done
     })
+}
+
+/// Whether one was given up and no other took its place.
+fn any_lost(rows: &[DeliveryRow]) -> bool {
+    let is_replaced = |id| rows.iter().any(|row| row.instead_of == Some(id));
+    rows.iter().any(|row| row.state.is_lost() && !is_replaced(row.id))
 }
 
 /// Writes the mails as they would go out.
@@ -295,15 +304,15 @@ async fn dry_run(config: &Config, tenant: &Tenant, arguments: &Arguments) -> any
         let written =
             preview::session(&desk, &document).and_then(|session| preview::draft(&desk, session, &document));
         match (written, &arguments.out) {
-            (Ok((_, composed)), Some(folder)) => {
+            (Ok((_, message)), Some(folder)) => {
                 std::fs::create_dir_all(folder)?;
                 let name = Path::new(&document.name).file_stem().unwrap_or("stdin".as_ref()).to_owned();
-                let file = folder.join(name).with_added_extension("eml");
-                std::fs::write(&file, &composed.wire)
-                    .with_context(|| format!("cannot write {}", file.display()))?;
+                let (ending, bytes) = octets(&message);
+                let file = folder.join(name).with_added_extension(ending);
+                std::fs::write(&file, bytes).with_context(|| format!("cannot write {}", file.display()))?;
                 writeln!(io::stdout(), "{}", file.display())?;
             }
-            (Ok((_, composed)), None) => io::stdout().write_all(&composed.wire)?,
+            (Ok((_, message)), None) => io::stdout().write_all(&octets(&message).1)?,
             (Err(error), _) => {
                 writeln!(io::stderr(), "{}: {error:#}", document.source)?;
                 exit = Exit::Failed;
@@ -311,4 +320,12 @@ async fn dry_run(config: &Config, tenant: &Tenant, arguments: &Arguments) -> any
         }
     }
     Ok(exit)
+}
+
+/// A message as it would be sent, and the ending of its file: a mail, or the note for a CRM as the store keeps it.
+fn octets(message: &Message) -> (&'static str, Cow<'_, [u8]>) {
+    match message {
+        Message::Mail(mail) => ("eml", Cow::Borrowed(&mail.wire)),
+        Message::Note(note) => ("note.json", Cow::Owned(note.to_bytes())),
+    }
 }

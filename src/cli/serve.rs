@@ -1,22 +1,23 @@
-//! `aftercall serve`: watch, send, retry, until told to stop.
+//! `aftercall serve`: watch, send, retry, read mailboxes, until told to stop.
 
 use std::sync::Arc;
 
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::{Notify, watch};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tracing::{error, info, warn};
 
 use super::{Exit, open_store, tenant};
+use crate::classify::rules::Rules;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::config::tenant::Tenant;
-use crate::deliver::auth::tokens;
-use crate::deliver::tls::connector;
+use crate::flow::collect::Collector;
 use crate::flow::desk::Desk;
-use crate::flow::dispatch::Dispatcher;
+use crate::flow::dispatch::{Dispatcher, Wake};
 use crate::flow::gate::{Gates, gates};
 use crate::flow::presence::Presence;
+use crate::flow::reconcile::Reconciler;
 use crate::flow::watch::Watcher;
 use crate::store::{Instance, Store, StoreError};
 
@@ -43,12 +44,23 @@ pub(super) async fn run(config: &Config, arguments: &Arguments) -> anyhow::Resul
         };
         locks.push(lock);
     }
-    let gates = gates(config);
+    let gates = gates(&tenants, &config.relays);
     let mut presence = Presence::begin(&store, &tenants, &Clock::default()).await?;
     let (stop, stopped) = watch::channel(false);
     let mut tasks = JoinSet::new();
-    for tenant in tenants {
-        start(config, tenant, &gates, &store, presence.instance, &stopped, &mut tasks).await?;
+    let names: Vec<&str> = tenants.iter().map(|tenant| tenant.name.as_str()).collect();
+    let mut desks = Vec::new();
+    for tenant in config.tenants.values() {
+        desks.push(Desk::open(config, tenant, Some(&store), Clock::default()).await?);
+    }
+    let reconciler = Reconciler::new(config, desks.clone(), Rules::load(&config.folder)?, store.clone());
+    tasks.spawn(reconciler.run(stopped.clone()));
+    for desk in desks.iter().filter(|desk| names.contains(&desk.tenant.name.as_str())) {
+        start(desk.clone(), &gates, &store, presence.instance, &stopped, &mut tasks)?;
+    }
+    for mailbox in config.mailboxes.iter().filter(|mailbox| names.iter().any(|name| mailbox.is_of(name))) {
+        let collector = Collector::new(mailbox, &store, presence.instance, Clock::default())?;
+        tasks.spawn(collector.run(stopped.clone()));
     }
     info!(store = %config.store, "serving");
     let failed = tokio::select! {
@@ -70,29 +82,19 @@ pub(super) async fn run(config: &Config, arguments: &Arguments) -> anyhow::Resul
     Ok(Exit::Done)
 }
 
-async fn start(
-    config: &Config,
-    tenant: &Tenant,
+fn start(
+    desk: Desk,
     gates: &Gates,
     store: &Store,
     instance: Instance,
     stopped: &watch::Receiver<bool>,
     tasks: &mut JoinSet<Result<(), StoreError>>,
 ) -> anyhow::Result<()> {
-    let desk = Desk::open(config, tenant, Some(store), Clock::default()).await?;
-    let wake = Arc::new(Notify::new());
-    let dispatcher = Dispatcher {
-        tenant: Arc::clone(&desk.tenant),
-        store: store.clone(),
-        instance,
-        gate: Arc::clone(&gates[&tenant.relay.place()]),
-        wake: Arc::clone(&wake),
-        clock: desk.clock.clone(),
-        tls: connector(tenant.relay.ca_file.as_deref())?,
-        tokens: tokens(&tenant.relay, desk.clock.clone())?,
-        stop: stopped.clone(),
-    };
-    tasks.spawn(dispatcher.run());
+    let tenant = Arc::clone(&desk.tenant);
+    let wake = Wake::default();
+    for dispatcher in Dispatcher::of_tenant(&desk, store, instance, gates, &wake, stopped)? {
+        tasks.spawn(dispatcher.run());
+    }
     match &tenant.folder {
         Some(folder) => {
             std::fs::create_dir_all(folder)?;

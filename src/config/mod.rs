@@ -1,31 +1,43 @@
 //! Configuration: what the files may say ([`reader`]), and what the code may use ([`Config`]).
 //!
-//! `aftercall.toml` holds what is common, `tenants/NAME.toml` one tenant each, `profiles/NAME.toml` profiles of
-//! the integrator's own. Everything wrong in all of them is told at once.
+//! `aftercall.toml` holds what is common, `tenants/NAME.toml` one tenant each, `profiles/NAME.toml` and
+//! `recipes/NAME.toml` profiles and recipes of the integrator's own. Everything wrong in all of them is told at once.
 
+pub mod acts;
+pub mod chosen;
 pub mod dkim;
+pub mod mailbox;
 pub mod marks;
 pub mod oauth2;
 pub mod profile;
 pub mod rate;
 pub mod reactions;
 pub mod reader;
+pub mod recipe;
+pub mod record;
 pub mod secret;
+pub mod shipped;
+pub mod sources;
 pub mod tenant;
+pub mod ticket;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::path::{Path, PathBuf};
 
+use self::mailbox::Mailbox;
 use self::profile::{Profile, SHIPPED};
 use self::rate::Budget;
 use self::reader::{Document, Problem, Section};
+use self::recipe::Recipe;
 use self::secret::Secret;
-use self::tenant::{Overrides, Tenant};
+use self::tenant::{Known, Overrides, Tenant};
 
 /// The whole configuration.
 #[derive(Debug, Clone)]
 pub struct Config {
+    /// The folder that it came from.
+    pub folder: PathBuf,
     /// The database of the outbox and the log.
     pub store: StorePlace,
     /// How the program's own log is written.
@@ -36,6 +48,8 @@ pub struct Config {
     pub relays: BTreeMap<String, SharedRelay>,
     /// The tenants by name.
     pub tenants: BTreeMap<String, Tenant>,
+    /// Where mail comes back, in the order of the file.
+    pub mailboxes: Vec<Mailbox>,
 }
 
 /// What a relay takes from all tenants together.
@@ -107,13 +121,24 @@ impl Config {
     /// Reads the configuration folder. A store given here takes the place of the file's.
     pub fn load(folder: &Path, store: Option<&StorePlace>, overrides: &Overrides) -> Result<Self, Problems> {
         let mut problems = Vec::new();
-        let mut config = Self::common(folder, &mut problems);
+        let tenants = files(&folder.join("tenants"), &mut problems);
+        let names = tenants.iter().map(|(name, ..)| name.clone()).collect();
+        let mut config = Self::common(folder, &names, &mut problems);
         if let Some(store) = store {
             config.store = store.clone();
         }
-        let profiles = profiles(folder, &mut problems);
-        for (name, file, source) in files(&folder.join("tenants"), &mut problems) {
-            match tenant::parse(&name, &file, &source, folder, &profiles, overrides) {
+        // Compiling the patterns of all profiles takes longer than the rest of a start.
+        let named: Vec<String> =
+            tenants.iter().filter_map(|(_, file, source)| named_profile(file, source)).collect();
+        let is_wanted = |name: &str, file: &Path| {
+            file.parent() != Some(Path::new("")) || named.iter().any(|known| known == name)
+        };
+        let known = Known {
+            profiles: profiles(folder, is_wanted, &mut problems),
+            recipes: recipes(folder, &mut problems),
+        };
+        for (name, file, source) in tenants {
+            match tenant::parse(&name, &file, &source, folder, &known, overrides) {
                 Ok(tenant) => _ = config.tenants.insert(name, tenant),
                 Err(found) => problems.extend(found),
             }
@@ -121,6 +146,10 @@ impl Config {
         for tenant in config.tenants.values_mut() {
             let shared = config.relays.get(&tenant.relay.place());
             tenant.budgets.extend(shared.into_iter().flat_map(|relay| relay.budgets.clone()));
+            if let Some(record) = &mut tenant.record {
+                let shared = config.relays.get(&record.place());
+                record.budgets.extend(shared.into_iter().flat_map(|relay| relay.budgets.clone()));
+            }
         }
         if config.tenants.is_empty() && problems.is_empty() {
             problems
@@ -129,8 +158,14 @@ impl Config {
         if problems.is_empty() { Ok(config) } else { Err(Problems(problems)) }
     }
 
-    /// Reads `aftercall.toml`; a folder without one has the defaults.
-    fn common(folder: &Path, problems: &mut Vec<Problem>) -> Self {
+    /// The mailbox of that name. The one of `receive` is there without being configured.
+    pub fn mailbox(&self, name: &str) -> Option<Mailbox> {
+        let found = self.mailboxes.iter().find(|mailbox| mailbox.name == name).cloned();
+        found.or_else(|| (name == mailbox::PIPE).then(Mailbox::pipe))
+    }
+
+    /// Reads `aftercall.toml`; a folder without one has the defaults. `tenants` are the names of those that there are.
+    fn common(folder: &Path, tenants: &BTreeSet<String>, problems: &mut Vec<Problem>) -> Self {
         let file = folder.join("aftercall.toml");
         let source = match std::fs::read_to_string(&file) {
             Ok(source) => source,
@@ -143,6 +178,7 @@ impl Config {
         let document = Document::parse(&file, &source);
         let root = document.root();
         let config = Self {
+            folder: folder.to_owned(),
             store: store(&root.section("store"), folder),
             log: root
                 .one_of("log", &[("text", LogFormat::Text), ("json", LogFormat::Json)])
@@ -153,6 +189,7 @@ impl Config {
                 .unwrap_or(4_000_000),
             relays: shared_relays(&root),
             tenants: BTreeMap::new(),
+            mailboxes: mailbox::read(&root, folder, tenants),
         };
         root.finish();
         problems.extend(document.into_problems());
@@ -210,18 +247,48 @@ fn server(url: &str, password: Option<&Secret>) -> Result<Secret, String> {
     Ok(Secret::new(format!("postgres://{user}:{encoded}@{place}")))
 }
 
-/// The shipped profiles and those of the folder, which take precedence.
-fn profiles(folder: &Path, problems: &mut Vec<Problem>) -> BTreeMap<String, Profile> {
-    let shipped = SHIPPED.map(|(name, source)| (name.to_owned(), PathBuf::from(name), source.to_owned()));
+/// The texts of the shipped profiles and of those of the folder, which take precedence; by name, each with its file.
+pub fn profile_sources(folder: &Path, problems: &mut Vec<Problem>) -> BTreeMap<String, (PathBuf, String)> {
+    let shipped = SHIPPED.map(|(name, source)| (name.to_owned(), (PathBuf::from(name), source.to_owned())));
     let own = files(&folder.join("profiles"), problems);
+    shipped.into_iter().chain(own.into_iter().map(|(name, file, source)| (name, (file, source)))).collect()
+}
+
+/// The profile that a tenant's file names.
+fn named_profile(file: &Path, source: &str) -> Option<String> {
+    Document::parse(file, source).root().section("profile").text("name")
+}
+
+/// The shipped profiles and those of the folder, which take precedence, as far as they are wanted; asked by name and
+/// file, which has no folder for a shipped one.
+pub fn profiles(
+    folder: &Path,
+    is_wanted: impl Fn(&str, &Path) -> bool,
+    problems: &mut Vec<Problem>,
+) -> BTreeMap<String, Profile> {
     let mut profiles = BTreeMap::new();
-    for (name, file, source) in shipped.into_iter().chain(own) {
+    let sources = profile_sources(folder, problems).into_iter();
+    for (name, (file, source)) in sources.filter(|(name, (file, _))| is_wanted(name, file)) {
         match Profile::parse(&name, &file, &source) {
             Ok(profile) => _ = profiles.insert(name, profile),
             Err(found) => problems.extend(found),
         }
     }
     profiles
+}
+
+/// The shipped recipes and those of the folder, which take precedence.
+fn recipes(folder: &Path, problems: &mut Vec<Problem>) -> BTreeMap<String, Recipe> {
+    let shipped = recipe::SHIPPED.map(|(name, source)| (name.to_owned(), name.into(), source.to_owned()));
+    let own = files(&folder.join("recipes"), problems);
+    let mut recipes = BTreeMap::new();
+    for (name, file, source) in shipped.into_iter().chain(own) {
+        match Recipe::parse(&name, &file, &source) {
+            Ok(recipe) => _ = recipes.insert(name, recipe),
+            Err(found) => problems.extend(found),
+        }
+    }
+    recipes
 }
 
 /// The TOML files of a folder as stem, path and text, by name; nothing where the folder is not there.
@@ -290,7 +357,10 @@ mod tests {
         std::fs::create_dir(folder.path().join("profiles")).unwrap();
         let own = "title = \"Own\"\nsubject = \"<<{ticket}>>\"\n";
         std::fs::write(folder.path().join("profiles/generic.toml"), own).unwrap();
-        let profiles = profiles(folder.path(), &mut Vec::new());
-        assert_eq!((profiles.len(), profiles["generic"].subject.as_str()), (4, "<<{ticket}>>"));
+        let profiles = profiles(folder.path(), |_, _| true, &mut Vec::new());
+        assert_eq!(
+            (profiles.len(), profiles["generic"].subject.as_deref()),
+            (SHIPPED.len(), Some("<<{ticket}>>"))
+        );
     }
 }

@@ -6,16 +6,12 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use super::acts::{self, Acts};
 use super::marks::{self, Mark};
-use super::reader::{Document, Problem};
-
-/// The profiles that ship, by name.
-pub const SHIPPED: [(&str, &str); 4] = [
-    ("generic", include_str!("../../config/profiles/generic.toml")),
-    ("redmine", include_str!("../../config/profiles/redmine.toml")),
-    ("rt", include_str!("../../config/profiles/rt.toml")),
-    ("znuny", include_str!("../../config/profiles/znuny.toml")),
-];
+use super::reader::{Document, Problem, Section};
+pub use super::shipped::SHIPPED;
+use super::sources::{self, Source};
+use super::ticket::{self, Identity, TicketRules};
 
 /// One CRM's rules for mail.
 #[derive(Debug, Clone)]
@@ -24,12 +20,19 @@ pub struct Profile {
     pub name: String,
     /// The product, for people.
     pub title: String,
-    /// What ticket ids look like.
-    pub ticket: TicketForm,
-    /// The subject's token; `{ticket}` and `{PARAMETER}` are replaced.
-    pub subject: String,
+    /// The names of its tickets.
+    pub ticket: TicketRules,
+    /// The subject of a mail to a ticket; `{ticket}`, `{PARAMETER}` and `{text}` are replaced. Without `{text}` the
+    /// rendered subject follows behind.
+    pub subject: Option<String>,
+    /// The last paragraph of a mail to a ticket, in the same way.
+    pub body: Option<String>,
+    /// The address of a ticket, for a tenant that gives none of its own.
+    pub recipient: Option<String>,
     /// The names that a tenant must give values for.
     pub parameters: Vec<String>,
+    /// The values that a tenant may replace.
+    pub defaults: BTreeMap<String, String>,
     /// The value of `Auto-Submitted` (RFC 3834, section 5); none leaves the field out.
     pub auto_submitted: Option<&'static str>,
     /// Whether `X-Auto-Response-Suppress: All` is sent.
@@ -40,60 +43,18 @@ pub struct Profile {
     pub reference: Option<String>,
     /// The largest whole message in octets that the CRM takes.
     pub message_bytes: u64,
+    /// The largest attachment in octets; none where only the whole message counts.
+    pub file_bytes: Option<u64>,
+    /// The most characters of a text and of an HTML body; none where only the whole message counts.
+    pub text_characters: Option<usize>,
+    /// What would act in a text.
+    pub acts: Acts,
     /// The marks of the CRM's own answers; the first that fits holds.
     pub marks: Vec<Mark>,
-}
-
-/// Which of a ticket's names `out_ticket_id` is, and its form.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct TicketForm {
-    /// Number (what people see and the subject carries) or internal id.
-    pub identity: Identity,
-    /// The characters that may occur.
-    pub characters: Characters,
-    /// The most characters.
-    pub longest: usize,
-}
-
-impl TicketForm {
-    /// Why `id` cannot be a ticket here; none when it can.
-    pub fn refusal(&self, id: &str) -> Option<String> {
-        let fits = |c: char| match self.characters {
-            Characters::Digits => c.is_ascii_digit(),
-            Characters::Word => c.is_ascii_alphanumeric() || "-_./".contains(c),
-        };
-        let wanted = match self.characters {
-            Characters::Digits => "digits",
-            Characters::Word => "letters, digits, - _ . /",
-        };
-        if id.is_empty() || id.len() > self.longest || !id.chars().all(fits) {
-            return Some(format!(
-                "the ticket id does not have the profile's form ({wanted}, at most {})",
-                self.longest
-            ));
-        }
-        None
-    }
-}
-
-/// Which of the two names of a ticket an id is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Identity {
-    /// The number that people see and that the subject token carries.
-    Number,
-    /// The internal id that URLs and interfaces carry.
-    Id,
-    /// The product has one name for both.
-    Same,
-}
-
-/// The characters of a ticket id.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Characters {
-    /// 0 to 9.
-    Digits,
-    /// Letters, digits, `-`, `_`, `.` and `/`.
-    Word,
+    /// What somebody must set up in the CRM.
+    pub setup: Vec<String>,
+    /// How sure all this is.
+    pub sources: Vec<Source>,
 }
 
 /// What `Reply-To` holds.
@@ -118,58 +79,87 @@ impl Profile {
 
     fn from_document(name: &str, document: &Document<'_>) -> Option<Self> {
         let root = document.root();
-        let title = root.required("title");
-        let subject: Option<String> = root.required("subject");
-        let parameters = root.texts("parameters");
+        let defaults: BTreeMap<String, String> = root.section("defaults").pairs().into_iter().collect();
         let auto = [
             ("auto-generated", Some("auto-generated")),
             ("auto-notified", Some("auto-notified")),
             ("absent", None),
         ];
-        let auto_submitted = root.one_of("auto_submitted", &auto);
-        let suppress = root.one_of("x_auto_response_suppress", &[("all", true), ("absent", false)]);
-        let reply_to = root.one_of("reply_to", &[("absent", ReplyTo::Absent), ("token", ReplyTo::Token)]);
-        let reference: Option<String> = root.text("reference");
-        let message_bytes = root.integer("message_bytes", 10_000..=100_000_000);
-        let ticket = root.section("ticket");
-        let identities = [("number", Identity::Number), ("id", Identity::Id), ("same", Identity::Same)];
-        let identity = ticket.one_of("identity", &identities);
-        let characters =
-            ticket.one_of("characters", &[("digits", Characters::Digits), ("word", Characters::Word)]);
-        let longest = ticket.integer("longest", 1..=100).and_then(|longest| usize::try_from(longest).ok());
-        ticket.finish();
-        if subject.as_ref().is_some_and(|subject| !subject.contains("{ticket}")) {
-            root.problem("subject", "must hold {ticket}");
-        }
-        for (key, pattern) in [("subject", &subject), ("reference", &reference)] {
-            for unknown in placeholders(pattern.as_deref().unwrap_or_default()) {
-                if unknown != "ticket" && !parameters.contains(&unknown) {
+        let reply_to = [("absent", ReplyTo::Absent), ("token", ReplyTo::Token)];
+        let characters = root.integer("text_characters", 1_000..=100_000_000);
+        let profile = Self {
+            name: name.to_owned(),
+            title: root.required("title").unwrap_or_default(),
+            ticket: ticket::read(&root.section("ticket")),
+            subject: root.text("subject"),
+            body: root.text("body"),
+            recipient: root.text("recipient"),
+            parameters: root.texts("parameters"),
+            auto_submitted: root.one_of("auto_submitted", &auto).unwrap_or(Some("auto-generated")),
+            suppress_auto_response: root
+                .one_of("x_auto_response_suppress", &[("all", true), ("absent", false)])
+                .unwrap_or(true),
+            reply_to: root.one_of("reply_to", &reply_to).unwrap_or(ReplyTo::Absent),
+            reference: root.text("reference"),
+            message_bytes: root.integer("message_bytes", 10_000..=100_000_000).unwrap_or(4_000_000),
+            file_bytes: root.integer("file_bytes", 1_000..=100_000_000),
+            text_characters: characters.and_then(|most| usize::try_from(most).ok()),
+            acts: acts::read(&root.section("acts"), &defaults),
+            defaults,
+            marks: marks::read(&root),
+            setup: root.texts("setup"),
+            sources: sources::read(&root.section("sources")),
+        };
+        profile.look_for_problems(&root);
+        root.finish();
+        document.is_sound().then_some(profile)
+    }
+
+    /// What of a mail names its ticket, by key.
+    fn patterns(&self) -> [(&'static str, Option<&String>); 4] {
+        [
+            ("subject", self.subject.as_ref()),
+            ("body", self.body.as_ref()),
+            ("recipient", self.recipient.as_ref()),
+            ("reference", self.reference.as_ref()),
+        ]
+    }
+
+    fn look_for_problems(&self, root: &Section<'_>) {
+        for (key, pattern) in self.patterns() {
+            let Some(pattern) = pattern else { continue };
+            for name in placeholders(pattern) {
+                let is_text = name == "text" && key == "subject";
+                if name != "ticket" && !is_text && !self.knows(&name) {
                     root.problem(
                         key,
-                        format_args!("{{{unknown}}} is neither {{ticket}} nor one of the parameters"),
+                        format_args!("{{{name}}} is neither {{ticket}} nor one of the parameters"),
                     );
                 }
             }
+            if !pattern.contains("{ticket}") {
+                root.problem(key, "must hold {ticket}");
+            }
         }
-        let marks = marks::read(&root);
-        root.finish();
-        Some(Self {
-            name: name.to_owned(),
-            title: title?,
-            ticket: TicketForm {
-                identity: identity.unwrap_or(Identity::Same),
-                characters: characters.unwrap_or(Characters::Word),
-                longest: longest.unwrap_or(40),
-            },
-            subject: subject?,
-            parameters,
-            auto_submitted: auto_submitted.unwrap_or(Some("auto-generated")),
-            suppress_auto_response: suppress.unwrap_or(true),
-            reply_to: reply_to.unwrap_or(ReplyTo::Absent),
-            reference,
-            message_bytes: message_bytes.unwrap_or(4_000_000),
-            marks,
-        })
+        let names_tickets = self.patterns().iter().any(|(_, pattern)| pattern.is_some());
+        if !names_tickets && self.ticket.unreachable.is_none() {
+            root.problem("subject", "missing; or ticket.unreachable says why mail cannot reach a ticket");
+        }
+    }
+
+    fn knows(&self, parameter: &str) -> bool {
+        self.parameters.iter().any(|name| name == parameter) || self.defaults.contains_key(parameter)
+    }
+
+    /// Why mail cannot reach the tickets of sessions that give this name of theirs; none where it can.
+    pub fn unreachable_by(&self, identity: Identity) -> Option<String> {
+        let names_tickets = self.patterns().iter().any(|(_, pattern)| pattern.is_some());
+        if names_tickets && self.ticket.tells_mail(identity) {
+            return None;
+        }
+        let carried = self.ticket.mail;
+        let default = || format!("mail carries the {carried}, and neither the session nor its URL tells it");
+        Some(self.ticket.unreachable.clone().unwrap_or_else(default))
     }
 }
 
@@ -217,35 +207,12 @@ mod tests {
             ("redmine", "123", "[#123]"),
             ("znuny", "2026112210000013", "[Ticket#2026112210000013]"),
         ];
-        let values = BTreeMap::from([("rtname".to_owned(), "rt.example.com".to_owned())]);
         for (name, ticket, token) in table {
             let (_, source) = SHIPPED.into_iter().find(|(shipped, _)| *shipped == name).unwrap();
             let profile = Profile::parse(name, Path::new(name), source).unwrap();
-            assert_eq!(fill(&profile.subject, &values, ticket), token);
-            assert_eq!(profile.ticket.refusal(ticket), None);
-        }
-    }
-
-    #[test]
-    fn a_ticket_id_that_does_not_fit_is_refused() {
-        let digits = TicketForm { identity: Identity::Same, characters: Characters::Digits, longest: 5 };
-        let word = TicketForm { characters: Characters::Word, ..digits };
-        let table = [
-            ("12345", true, true),
-            ("", false, false),
-            ("123456", false, false),
-            ("A-1", false, true),
-            ("1] [", false, false),
-            ("１", false, false),
-            ("1\n", false, false),
-            ("{x}", false, false),
-        ];
-        for (id, as_digits, as_word) in table {
-            assert_eq!(
-                (digits.refusal(id).is_none(), word.refusal(id).is_none()),
-                (as_digits, as_word),
-                "{id}"
-            );
+            let mut values = profile.defaults.clone();
+            values.insert("rtname".to_owned(), "rt.example.com".to_owned());
+            assert_eq!(fill(&profile.subject.unwrap(), &values, ticket), token);
         }
     }
 

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use jiff::{SignedDuration, Span, SpanRelativeTo};
+use serde_json::Value;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
@@ -198,6 +199,43 @@ impl<'d> Section<'d> {
         texts.unwrap_or_else(|| self.mistyped(key, "a list of strings", value.get_ref()).unwrap_or_default())
     }
 
+    /// A value of any form, as JSON; a date and a number that JSON cannot hold are problems.
+    pub fn tree(&self, key: &'static str) -> Option<Value> {
+        let value = self.get(key)?.get_ref();
+        json(value).or_else(|| self.mistyped(key, "what JSON can hold", value))
+    }
+
+    /// A list of whole numbers within `range`; empty where it is not there.
+    pub fn integers(&self, key: &'static str, range: std::ops::RangeInclusive<u16>) -> Vec<u16> {
+        let Some(value) = self.get(key) else { return Vec::new() };
+        let number = |item: &Value| item.as_u64().and_then(|number| u16::try_from(number).ok());
+        let numbers = match json(value.get_ref()) {
+            Some(Value::Array(items)) => items.iter().map(number).collect::<Option<Vec<_>>>(),
+            _ => None,
+        };
+        let numbers = numbers.filter(|numbers| numbers.iter().all(|number| range.contains(number)));
+        numbers.unwrap_or_else(|| {
+            let (least, most) = (range.start(), range.end());
+            self.problem(key, format_args!("must be a list of numbers between {least} and {most}"));
+            Vec::new()
+        })
+    }
+
+    /// A truth.
+    pub fn truth(&self, key: &'static str) -> Option<bool> {
+        match self.get(key)?.get_ref() {
+            DeValue::Boolean(truth) => Some(*truth),
+            other => self.mistyped(key, "true or false", other),
+        }
+    }
+
+    /// A list of strings that have a form of their own; each that does not have it is a problem.
+    pub fn list<T: FromStr<Err: fmt::Display>>(&self, key: &'static str) -> Vec<T> {
+        let parsed =
+            self.texts(key).into_iter().map(|text| text.parse().map_err(|error| self.problem(key, error)));
+        parsed.filter_map(Result::ok).collect()
+    }
+
     /// A table within this one.
     pub fn section(&self, key: &'static str) -> Section<'d> {
         let value = self.get(key);
@@ -276,6 +314,24 @@ impl<'d> Section<'d> {
         self.problem(key, format_args!("must be {wanted}, not {}", found.type_str()));
         None
     }
+}
+
+/// A TOML value as JSON.
+fn json(value: &DeValue<'_>) -> Option<Value> {
+    Some(match value {
+        DeValue::String(text) => text.clone().into_owned().into(),
+        DeValue::Integer(digits) => i64::from_str_radix(digits.as_str(), digits.radix()).ok()?.into(),
+        DeValue::Float(digits) => serde_json::Number::from_f64(digits.as_str().parse().ok()?)?.into(),
+        DeValue::Boolean(truth) => (*truth).into(),
+        DeValue::Datetime(_) => return None,
+        DeValue::Array(items) => items.iter().map(|item| json(item.get_ref())).collect::<Option<_>>()?,
+        DeValue::Table(table) => {
+            let entry = |(key, value): (&Spanned<toml::de::DeString<'_>>, &Spanned<DeValue<'_>>)| {
+                Some((key.get_ref().clone().into_owned(), json(value.get_ref())?))
+            };
+            Value::Object(table.iter().map(entry).collect::<Option<_>>()?)
+        }
+    })
 }
 
 fn likeness(a: &str, b: &str) -> f64 {

@@ -1,19 +1,25 @@
 //! A tenant: everything that one CRM tenant's file says, checked and ready to use.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 
 use jiff::SignedDuration;
 use jiff::tz::TimeZone;
 
+use super::chosen::{self, Chosen, Tickets};
 use super::dkim::{self, Dkim};
 use super::oauth2::{self, OAuth2};
-use super::profile::Profile;
+use super::profile::{Profile, fill};
 use super::rate::{self, Budget};
 use super::reactions::{self, Reactions};
 use super::reader::{Document, Problem, Section};
+use super::recipe::Recipe;
+use super::record::{self, Record};
 use super::secret::{self, Secret};
 use crate::address::{Address, BadAddress, MAX_LOCAL_OCTETS};
+use crate::ids::UnreadableName;
 
 /// The octets that a token adds to the local part of the envelope sender: `+` and the token itself.
 pub const TOKEN_OCTETS: usize = 1 + 48;
@@ -31,18 +37,26 @@ pub struct Tenant {
     pub language: String,
     /// The zone to write times in; none keeps the platform's offset.
     pub time_zone: Option<TimeZone>,
+    /// How updates reach the CRM.
+    pub channel: Channel,
+    /// How they reach it when that way is refused for good; none gives up.
+    pub fallback: Option<Channel>,
     /// Who the mails are from.
     pub sender: Sender,
     /// Where updates go.
     pub recipient: Recipient,
     /// How the CRM takes mail.
     pub profile: Profile,
+    /// What its sessions say of a ticket.
+    pub tickets: Tickets,
     /// The values of the profile's parameters.
     pub parameters: BTreeMap<String, String>,
     /// A folder whose files replace the shipped templates.
     pub templates: Option<PathBuf>,
     /// The mail server that takes the mails.
     pub relay: Relay,
+    /// The CRM over REST; always there where a channel is `record`.
+    pub record: Option<Record>,
     /// How much may be sent in a time.
     pub budgets: Vec<Budget>,
     /// When to try again, and when to stop.
@@ -63,6 +77,43 @@ pub struct Tenant {
     pub dkim: Vec<Dkim>,
     /// What follows mail that comes back.
     pub reactions: Reactions,
+}
+
+/// A way of an update to the CRM.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Channel {
+    /// A mail to the CRM's address.
+    Email,
+    /// A note and the file, attached to the record over REST.
+    Record,
+}
+
+impl Channel {
+    /// All channels.
+    pub const ALL: [Self; 2] = [Self::Email, Self::Record];
+
+    /// The channel's word.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Email => "email",
+            Self::Record => "record",
+        }
+    }
+}
+
+impl fmt::Display for Channel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+impl FromStr for Channel {
+    type Err = UnreadableName;
+
+    fn from_str(word: &str) -> Result<Self, UnreadableName> {
+        let found = Self::ALL.into_iter().find(|channel| channel.as_str() == word);
+        found.ok_or_else(|| UnreadableName::new("channel", word))
+    }
 }
 
 /// Who the mails are from.
@@ -206,7 +257,7 @@ pub struct RelayUrl {
     pub port: u16,
 }
 
-impl std::str::FromStr for RelayUrl {
+impl FromStr for RelayUrl {
     type Err = String;
 
     fn from_str(url: &str) -> Result<Self, String> {
@@ -221,17 +272,26 @@ impl std::str::FromStr for RelayUrl {
     }
 }
 
+/// What a tenant's file may name.
+#[derive(Debug, Clone, Default)]
+pub struct Known {
+    /// The profiles by name.
+    pub profiles: BTreeMap<String, Profile>,
+    /// The recipes by name.
+    pub recipes: BTreeMap<String, Recipe>,
+}
+
 /// Reads one tenant's file. Relative paths in it start at `base`.
 pub fn parse(
     name: &str,
     file: &Path,
     source: &str,
     base: &Path,
-    profiles: &BTreeMap<String, Profile>,
+    known: &Known,
     overrides: &Overrides,
 ) -> Result<Tenant, Vec<Problem>> {
     let document = Document::parse(file, source);
-    let tenant = tenant(name, &document.root(), base, profiles, overrides);
+    let tenant = tenant(name, &document.root(), base, known, overrides);
     match tenant {
         Some(tenant) if document.is_sound() => Ok(tenant),
         _ => Err(document.into_problems()),
@@ -242,7 +302,7 @@ fn tenant(
     name: &str,
     root: &Section<'_>,
     base: &Path,
-    profiles: &BTreeMap<String, Profile>,
+    known: &Known,
     overrides: &Overrides,
 ) -> Option<Tenant> {
     let title = root.text("title");
@@ -259,9 +319,13 @@ fn tenant(
             .ok()
     });
     let sender = sender(&root.section("sender"));
-    let (profile, parameters) = chosen_profile(&root.section("profile"), profiles).unzip();
-    let recipient = recipient(&root.section("recipient"), profile.as_ref());
+    let (channel, fallback) = channels(root);
+    let by_mail = channel == Channel::Email || fallback == Some(Channel::Email);
+    let chosen = chosen::read(&root.section("profile"), &known.profiles, by_mail);
+    let recipient = recipient(&root.section("recipient"), chosen.as_ref());
     let relay = relay(&root.section("relay"), base, overrides.relay.as_ref(), sender.as_ref());
+    let record = root.section("record");
+    let record = record::read(&record, base, chosen.as_ref(), &known.recipes, name);
     let rate = root.section("rate");
     let budgets = rate::read(&rate, &format!("tenant {name}"));
     rate.finish();
@@ -274,7 +338,7 @@ fn tenant(
     if let Some(folder) = templates.as_ref().filter(|folder| !folder.is_dir()) {
         root.problem("templates", format_args!("there is no folder {}", folder.display()));
     }
-    let limits = limits(&root.section("limits"), profile.as_ref());
+    let limits = limits(&root.section("limits"), chosen.as_ref().map(|chosen| &chosen.profile));
     let token_key = secret::load(root, "token_key", base);
     let previous_token_key = secret::load(root, "previous_token_key", base);
     if previous_token_key.is_some() && token_key.is_none() {
@@ -282,20 +346,25 @@ fn tenant(
     }
     let dkim = dkim::read(root, base, sender.as_ref());
     let domain = recipient.as_ref().map(Recipient::domain);
-    let reactions = reactions::read(&root.section("reactions"), domain, base);
+    let reactions = reactions::read(&root.section("reactions"), domain);
     root.finish();
+    let Chosen { profile, parameters, tickets } = chosen?;
     Some(Tenant {
         name: name.to_owned(),
         title: title.unwrap_or_else(|| name.to_owned()),
         instance: instance.unwrap_or_else(|| name.to_owned()),
         language: language.unwrap_or_else(|| "en".to_owned()),
         time_zone,
+        channel,
+        fallback,
         sender: sender?,
         recipient: recipient?,
-        profile: profile?,
-        parameters: parameters?,
+        profile,
+        tickets,
+        parameters,
         templates,
         relay: relay?,
+        record,
         budgets,
         retry,
         missing_ticket: missing_ticket?,
@@ -307,6 +376,21 @@ fn tenant(
         dkim,
         reactions,
     })
+}
+
+/// The channel, and the one that stands in for it.
+fn channels(root: &Section<'_>) -> (Channel, Option<Channel>) {
+    let words = [
+        ("email", (Channel::Email, None)),
+        ("record", (Channel::Record, None)),
+        ("record-else-email", (Channel::Record, Some(Channel::Email))),
+        ("email-else-record", (Channel::Email, Some(Channel::Record))),
+    ];
+    let (channel, fallback) = root.one_of("channel", &words).unwrap_or((Channel::Email, None));
+    if (channel == Channel::Record || fallback == Some(Channel::Record)) && !root.names("record") {
+        root.problem("channel", "needs a section [record]");
+    }
+    (channel, fallback)
 }
 
 fn settle(root: &Section<'_>) -> Option<SignedDuration> {
@@ -339,32 +423,20 @@ fn sender(section: &Section<'_>) -> Option<Sender> {
     Some(Sender { address: address?, name, bounces: bounces? })
 }
 
-fn recipient(section: &Section<'_>, profile: Option<&Profile>) -> Option<Recipient> {
+fn recipient(section: &Section<'_>, chosen: Option<&Chosen>) -> Option<Recipient> {
     let fixed: Option<Address> = section.read("address");
     let pattern = section.text("pattern");
     section.finish();
-    match (fixed, pattern) {
+    let is_told = section.names("address") || section.names("pattern");
+    let of_profile = chosen.filter(|_| !is_told).and_then(|chosen| {
+        let pattern = chosen.profile.recipient.as_ref()?;
+        Some(fill(pattern, &chosen.parameters, "{ticket}"))
+    });
+    match (fixed, pattern.or(of_profile)) {
         (Some(address), None) => Some(Recipient::Fixed(address)),
-        (None, Some(pattern)) => {
-            let Some((before, after)) = pattern.split_once("{ticket}") else {
-                section.problem("pattern", "must hold {ticket}, as in support+id{ticket}@crm.example.com");
-                return None;
-            };
-            let recipient = Recipient::Ticket(before.to_owned(), after.to_owned());
-            let longest = "9".repeat(profile.map_or(1, |profile| profile.ticket.longest.min(20)));
-            match recipient.address(&longest) {
-                Ok(address) if address.local().contains(&longest) => Some(recipient),
-                Ok(_) => {
-                    section.problem("pattern", "{ticket} must stand before the @");
-                    None
-                }
-                Err(error) => {
-                    section.problem("pattern", format_args!("with a ticket filled in, {error}"));
-                    None
-                }
-            }
-        }
-        (None, None) if section.is_given() => None,
+        (None, Some(pattern)) => recipient_of_ticket(section, &pattern),
+        // An address that cannot be read is told already.
+        (None, None) if is_told => None,
         _ => {
             section.problem("address", "give either address or pattern");
             None
@@ -372,32 +444,19 @@ fn recipient(section: &Section<'_>, profile: Option<&Profile>) -> Option<Recipie
     }
 }
 
-fn chosen_profile(
-    section: &Section<'_>,
-    profiles: &BTreeMap<String, Profile>,
-) -> Option<(Profile, BTreeMap<String, String>)> {
-    let name: Option<String> = section.required("name");
-    let values = section.section("values");
-    let given: BTreeMap<String, String> = values.pairs().into_iter().collect();
-    section.finish();
-    let name = name?;
-    let Some(profile) = profiles.get(&name) else {
-        let known: Vec<&str> = profiles.keys().map(String::as_str).collect();
-        section.problem("name", format_args!("there is no profile {name:?}; there are {}", known.join(", ")));
+fn recipient_of_ticket(section: &Section<'_>, pattern: &str) -> Option<Recipient> {
+    const TICKET: &str = "1234567890";
+    let Some((before, after)) = pattern.split_once("{ticket}") else {
+        section.problem("pattern", "must hold {ticket}, as in support+id{ticket}@crm.example.com");
         return None;
     };
-    for parameter in profile.parameters.iter().filter(|parameter| !given.contains_key(*parameter)) {
-        section.problem("values", format_args!("the profile {name} needs a value for {parameter}"));
+    let recipient = Recipient::Ticket(before.to_owned(), after.to_owned());
+    match recipient.address(TICKET) {
+        Ok(address) if address.local().contains(TICKET) => return Some(recipient),
+        Ok(_) => section.problem("pattern", "{ticket} must stand before the @"),
+        Err(error) => section.problem("pattern", format_args!("with a ticket filled in, {error}")),
     }
-    for (key, value) in &given {
-        if !profile.parameters.contains(key) {
-            values.problem(key, format_args!("the profile {name} has no such parameter"));
-        }
-        if !value.chars().all(|c| c.is_ascii_graphic() && !"[]<>#".contains(c)) {
-            values.problem(key, "must be printable ASCII without blanks, brackets and #");
-        }
-    }
-    Some((profile.clone(), given))
+    None
 }
 
 fn relay(
@@ -406,13 +465,7 @@ fn relay(
     url: Option<&RelayUrl>,
     sender: Option<&Sender>,
 ) -> Option<Relay> {
-    let tls = section
-        .one_of("tls", &[("implicit", Tls::Implicit), ("starttls", Tls::StartTls), ("none", Tls::None)]);
-    let (host, port) = (section.text("host"), section.integer("port", 1..=65535));
-    let ca_file = section.text("ca_file").map(|file| base.join(file));
-    if let Some(file) = ca_file.as_ref().filter(|file| !file.is_file()) {
-        section.problem("ca_file", format_args!("there is no file {}", file.display()));
-    }
+    let ServerPlace { host, port, tls, ca_file } = server_place(section, base, Tls::StartTls);
     let login = login(section, base);
     let connections = section.integer("connections", 1..=64).and_then(|n| u32::try_from(n).ok()).unwrap_or(4);
     let hello = section.text("hello").or_else(|| sender.map(|sender| sender.address.domain().to_owned()));
@@ -420,15 +473,14 @@ fn relay(
     let reply_timeout = section.duration("reply_timeout").unwrap_or(SignedDuration::from_mins(5));
     let message_timeout = section.duration("message_timeout").unwrap_or(SignedDuration::from_mins(10));
     section.finish();
-    let tls = url.map_or(tls.unwrap_or(Tls::StartTls), |url| url.tls);
+    let tls = url.map_or(tls, |url| url.tls);
     let default_port = if tls == Tls::Implicit { 465 } else { 587 };
     if host.is_none() && url.is_none() {
         section.problem("host", "missing");
     }
     Some(Relay {
         host: url.map(|url| url.host.clone()).or(host)?,
-        port: url
-            .map_or(port.and_then(|port| u16::try_from(port).ok()).unwrap_or(default_port), |url| url.port),
+        port: url.map_or(port.unwrap_or(default_port), |url| url.port),
         tls,
         ca_file,
         // No secret is sent in the clear to a relay that a flag put in place of the configured one.
@@ -440,7 +492,33 @@ fn relay(
     })
 }
 
-fn login(section: &Section<'_>, base: &Path) -> Option<Login> {
+/// Where a server is, and how the connection is secured.
+pub(super) struct ServerPlace {
+    pub(super) host: Option<String>,
+    pub(super) port: Option<u16>,
+    pub(super) tls: Tls,
+    pub(super) ca_file: Option<PathBuf>,
+}
+
+/// `host`, `port`, `tls` and `ca_file` of a section.
+pub(super) fn server_place(section: &Section<'_>, base: &Path, usual: Tls) -> ServerPlace {
+    let tls = section
+        .one_of("tls", &[("implicit", Tls::Implicit), ("starttls", Tls::StartTls), ("none", Tls::None)]);
+    let (host, port) = (section.text("host"), section.integer("port", 1..=65535));
+    let ca_file = section.text("ca_file").map(|file| base.join(file));
+    if let Some(file) = ca_file.as_ref().filter(|file| !file.is_file()) {
+        section.problem("ca_file", format_args!("there is no file {}", file.display()));
+    }
+    ServerPlace {
+        host,
+        port: port.and_then(|port| u16::try_from(port).ok()),
+        tls: tls.unwrap_or(usual),
+        ca_file,
+    }
+}
+
+/// `user` and `password`, or `oauth2`.
+pub(super) fn login(section: &Section<'_>, base: &Path) -> Option<Login> {
     let user = section.text("user");
     let password = secret::load(section, "password", base);
     let oauth2 = section.section("oauth2");
@@ -518,7 +596,8 @@ mod tests {
         let profiles = SHIPPED.iter().map(|(name, source)| {
             ((*name).to_owned(), Profile::parse(name, Path::new(name), source).unwrap())
         });
-        parse("acme", Path::new("acme.toml"), source, Path::new("/nowhere"), &profiles.collect(), overrides)
+        let known = Known { profiles: profiles.collect(), ..Known::default() };
+        parse("acme", Path::new("acme.toml"), source, Path::new("/nowhere"), &known, overrides)
             .map_err(|problems| problems.iter().map(Problem::to_string).collect())
     }
 
@@ -562,7 +641,7 @@ mod tests {
             "address = \"a@example.com\"\npattern = \"a{ticket}@example.com\"",
             "",
         ] {
-            assert!(with(wrong).is_err(), "{wrong}");
+            assert!(with(wrong).is_err_and(|told| !told.is_empty()), "{wrong}");
         }
     }
 
@@ -579,7 +658,7 @@ mod tests {
             with("name = \"generic\"\nvalues = { rtname = \"x\" }").unwrap_err()[0]
                 .contains("no such parameter")
         );
-        assert!(with("name = \"rtt\"").unwrap_err()[0].contains("there are generic, redmine, rt, znuny"));
+        assert!(with("name = \"rtt\"").unwrap_err()[0].contains("there are chatwoot, dynamics, "));
     }
 
     #[test]

@@ -174,11 +174,12 @@ impl Connection {
             outcome,
             relay: self.relay.clone(),
             tls: self.tls.clone(),
-            stage,
+            stage: stage.into(),
             code,
             enhanced: enhanced(&text).map(str::to_owned),
             text,
             replies: std::mem::take(&mut self.replies),
+            retry_after: None,
         }
     }
 
@@ -299,6 +300,11 @@ impl Connection {
         matches!(reply, Ok(Ok(response)) if u16::from(response.code()) == 250)
     }
 
+    /// TLS version and cipher suite; none for a connection in the clear.
+    pub fn security(&self) -> Option<&str> {
+        self.tls.as_deref()
+    }
+
     /// Says goodbye. A server that does not answer is left.
     pub async fn quit(mut self) {
         drop(timeout(Duration::from_secs(2), self.client.command(Quit)).await);
@@ -312,11 +318,12 @@ impl Unusable {
             outcome: decide(self.stage, self.code, enhanced(&self.text), false),
             relay: relay.place(),
             tls: None,
-            stage: self.stage.as_str(),
+            stage: self.stage.as_str().into(),
             code: self.code,
             enhanced: enhanced(&self.text).map(str::to_owned),
             text: self.text.clone(),
             replies: Vec::new(),
+            retry_after: None,
         }
     }
 }

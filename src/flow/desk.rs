@@ -93,6 +93,11 @@ impl Desk {
     /// Makes the message of one delivery, signed; or says why there is none.
     pub fn compose(&self, parts: &Parts<'_>, now: Timestamp) -> Result<Composed, String> {
         let composed = compose(parts, &self.tenant, &self.keys[0], now).map_err(|fault| chain(&fault))?;
+        self.sign(composed, now)
+    }
+
+    /// Signs a message with the tenant's keys.
+    pub fn sign(&self, composed: Composed, now: Timestamp) -> Result<Composed, String> {
         let wire = sign(&self.signers, composed.wire, now).map_err(|fault| chain(&fault))?;
         Ok(Composed { wire, ..composed })
     }

@@ -1,57 +1,63 @@
 //! Sending what is due, over a few connections that are kept and reused.
 //!
-//! One tenant has one dispatcher, so a slow relay holds up nobody else's mail. Its lanes share one queue of
-//! leases and one pool of connections. There are more lanes than connections, so that the next attempts are
+//! A tenant has a dispatcher for each channel, so a slow relay holds up nobody else's mail, and no note for a CRM. Its
+//! lanes share one queue of leases and one [`Carrier`]. There are more lanes than connections, so that the next attempts are
 //! recorded while messages are on the wire; the end of one attempt and the beginning of the next are committed
 //! together.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use jiff::Timestamp;
 use tokio::sync::{Notify, Semaphore, watch};
 use tokio::task::JoinSet;
-use tokio_rustls::TlsConnector;
 use tracing::{debug, error, info, warn};
 
-use super::gate::{Gate, Way};
+use super::carrier::{Carrier, CarrierError};
+use super::desk::Desk;
+use super::fall_back::fall_back;
+use super::gate::{Gate, Gates, Way};
 use super::intake::chain;
-use crate::clock::Clock;
-use crate::config::tenant::Tenant;
-use crate::deliver::connect::connect;
-use crate::deliver::smtp::{Connection, Envelope, Sent};
-use crate::oauth::Tokens;
-use crate::outbox::{Outcome, Report};
+use crate::config::tenant::{Channel, Tenant};
+use crate::outbox::{Next, Outcome, Report};
 use crate::store::{Claimed, Instance, Lease, Store, StoreError, Work};
 
 /// How often the store is asked for work that another process put there.
 const POLL: Duration = Duration::from_secs(1);
 /// How long an unused connection is kept.
 const IDLE: Duration = Duration::from_secs(10);
-/// Attempts that are recorded at a time, for each connection: one on the wire, the rest next in line. More of them
-/// share a commit, and more are uncertain after a kill.
-const LANES_PER_CONNECTION: usize = 4;
 
-/// Sends one tenant's deliveries.
+/// Tells the senders of a tenant that something was put into the store.
+#[derive(Debug, Clone, Default)]
+pub struct Wake(Arc<[Notify; Channel::ALL.len()]>);
+
+impl Wake {
+    /// Tells all of them.
+    pub fn tell(&self) {
+        self.0.iter().for_each(Notify::notify_one);
+    }
+
+    fn of(&self, channel: Channel) -> &Notify {
+        &self.0[channel as usize]
+    }
+}
+
+/// Sends one tenant's deliveries by one channel.
 #[derive(Clone)]
 pub struct Dispatcher {
     /// Whose.
-    pub tenant: Arc<Tenant>,
+    pub desk: Desk,
     /// From where.
     pub store: Store,
     /// Which of the processes that deliver from there this is.
     pub instance: Instance,
     /// Told when something was put into the store.
-    pub wake: Arc<Notify>,
-    /// The time.
-    pub clock: Clock,
-    /// TLS towards the relay.
-    pub tls: TlsConnector,
-    /// The way to the relay.
+    pub wake: Wake,
+    /// What takes the messages there.
+    pub carrier: Arc<Carrier>,
+    /// The way there.
     pub gate: Arc<Gate>,
-    /// What opens the relay, where it takes access tokens.
-    pub tokens: Option<Tokens>,
     /// Turns true when no new attempt may begin.
     pub stop: watch::Receiver<bool>,
 }
@@ -110,39 +116,6 @@ impl Queue {
     }
 }
 
-/// The connections to the relay: so many at a time, kept for reuse.
-struct Pool {
-    permits: Semaphore,
-    idle: Mutex<Vec<(Instant, Box<Connection>)>>,
-}
-
-impl Pool {
-    fn new(connections: usize) -> Self {
-        Self { permits: Semaphore::new(connections), idle: Mutex::default() }
-    }
-
-    fn idle(&self) -> MutexGuard<'_, Vec<(Instant, Box<Connection>)>> {
-        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// The connection that was used last, if one waits.
-    fn take(&self) -> Option<Box<Connection>> {
-        self.idle().pop().map(|(_, connection)| connection)
-    }
-
-    fn put(&self, connection: Option<Box<Connection>>) {
-        self.idle().extend(connection.map(|connection| (Instant::now(), connection)));
-    }
-
-    /// Closes the connections that were not used for `age`.
-    async fn close(&self, age: Duration) {
-        let old: Vec<_> = self.idle().extract_if(.., |(since, _)| since.elapsed() >= age).collect();
-        for (_, connection) in old {
-            connection.quit().await;
-        }
-    }
-}
-
 /// An attempt that has ended and is not recorded yet.
 struct Ended {
     work: Work,
@@ -150,18 +123,47 @@ struct Ended {
 }
 
 impl Dispatcher {
+    /// One for each channel that the tenant has.
+    pub fn of_tenant(
+        desk: &Desk,
+        store: &Store,
+        instance: Instance,
+        gates: &Gates,
+        wake: &Wake,
+        stop: &watch::Receiver<bool>,
+    ) -> Result<Vec<Self>, CarrierError> {
+        let dispatcher = |carrier: Carrier| Self {
+            gate: Arc::clone(&gates[&carrier.place(&desk.tenant)]),
+            desk: desk.clone(),
+            store: store.clone(),
+            instance,
+            wake: wake.clone(),
+            carrier: Arc::new(carrier),
+            stop: stop.clone(),
+        };
+        Ok(Carrier::all(&desk.tenant, &desk.clock)?.into_iter().map(dispatcher).collect())
+    }
+
+    fn tenant(&self) -> &Tenant {
+        &self.desk.tenant
+    }
+
+    fn now(&self) -> Timestamp {
+        self.desk.clock.now()
+    }
+
     /// Sends until told to stop. When this returns, no attempt is under way and no lease is held.
     pub async fn run(self) -> Result<(), StoreError> {
-        let connections = self.tenant.relay.connections as usize;
-        let lanes = connections * LANES_PER_CONNECTION;
-        let (queue, pool) = (Arc::new(Queue::new(lanes)), Arc::new(Pool::new(connections)));
+        self.fall_backs().await?;
+        let lanes = self.carrier.lanes(self.tenant());
+        let queue = Arc::new(Queue::new(lanes));
         let mut running = JoinSet::new();
         for _ in 0..lanes {
-            let (dispatcher, queue, pool) = (self.clone(), Arc::clone(&queue), Arc::clone(&pool));
-            running.spawn(async move { dispatcher.lane(&queue, &pool).await });
+            let (dispatcher, queue) = (self.clone(), Arc::clone(&queue));
+            running.spawn(async move { dispatcher.lane(&queue).await });
         }
         let mut result = tokio::select! {
-            claiming = self.claim(&queue, &pool) => claiming,
+            claiming = self.claim(&queue) => claiming,
             // A lane ends by itself only when the store fails.
             Some(ended) = running.join_next() => ended.unwrap_or(Err(StoreError::Closed)),
         };
@@ -169,23 +171,23 @@ impl Dispatcher {
         while let Some(ended) = running.join_next().await {
             result = result.and(ended.unwrap_or(Err(StoreError::Closed)));
         }
-        pool.close(Duration::ZERO).await;
-        self.store.release(unused, self.clock.now()).await?;
+        self.carrier.close(Duration::ZERO).await;
+        self.store.release(unused, self.now()).await?;
         result
     }
 
     /// Leases what is due and hands it to the lanes.
-    async fn claim(&self, queue: &Queue, pool: &Pool) -> Result<(), StoreError> {
+    async fn claim(&self, queue: &Queue) -> Result<(), StoreError> {
         let mut stop = self.stop.clone();
         while !*stop.borrow() {
             match self.gate.way() {
                 Way::Open => {}
                 Way::Probe => {
-                    self.probe(pool).await;
+                    self.carrier.probe(self.tenant(), &self.gate).await;
                     continue;
                 }
                 Way::Closed(wait) => {
-                    pool.close(IDLE).await;
+                    self.carrier.close(IDLE).await;
                     tokio::select! {
                         () = tokio::time::sleep(wait) => {}
                         _ = stop.changed() => {}
@@ -198,14 +200,16 @@ impl Dispatcher {
                 _ = stop.changed() => continue,
             };
             // Made before asking, so that what arrives after the answer still wakes.
-            let woken = self.wake.notified();
-            let (tenant, budgets) = (self.tenant.name.clone(), self.tenant.budgets.clone());
+            let woken = self.wake.of(self.carrier.channel()).notified();
+            let (tenant, channel) = (self.tenant().name.clone(), self.carrier.channel());
+            let budgets = self.carrier.budgets(self.tenant());
             let Claimed { leases, not_before } =
-                self.store.claim(tenant, self.instance, budgets, room, self.clock.now()).await?;
+                self.store.claim(tenant, channel, self.instance, budgets, room, self.now()).await?;
             let nothing = leases.is_empty();
             queue.put(leases, room);
             if nothing {
-                pool.close(IDLE).await;
+                self.fall_backs().await?;
+                self.carrier.close(IDLE).await;
                 let wait = self.until(not_before).await?;
                 tokio::select! {
                     () = woken => {}
@@ -217,28 +221,29 @@ impl Dispatcher {
         Ok(())
     }
 
-    /// Tries the relay without a message; what is good is kept.
-    async fn probe(&self, pool: &Pool) {
-        match connect(&self.tenant.relay, &self.tls, self.tokens.as_ref()).await {
-            Ok(connection) => {
-                self.gate.works();
-                pool.put(Some(Box::new(connection)));
-            }
-            Err(unusable) => self.gate.still_fails(&unusable),
+    /// Lets the other channel take over what was given up and is not taken over yet: by a process that died.
+    async fn fall_backs(&self) -> Result<(), StoreError> {
+        if self.tenant().fallback.is_none() || self.carrier.channel() != self.tenant().channel {
+            return Ok(());
         }
+        for (delivery, why) in self.store.given_up(self.tenant().name.clone()).await? {
+            fall_back(&self.desk, &self.store, delivery, why).await?;
+            self.wake.tell();
+        }
+        Ok(())
     }
 
     /// How long nothing can be claimed: until there may be room, or until something is due.
     async fn until(&self, not_before: Option<Timestamp>) -> Result<Duration, StoreError> {
         let due = match not_before {
             Some(room) => Some(room),
-            None => self.store.next_due(self.tenant.name.clone()).await?,
+            None => self.store.next_due(self.tenant().name.clone(), self.carrier.channel()).await?,
         };
-        let wait = due.map(|due: Timestamp| due.duration_since(self.clock.now()));
+        let wait = due.map(|due: Timestamp| due.duration_since(self.now()));
         Ok(wait.map_or(POLL, |wait| Duration::try_from(wait).unwrap_or_default()).min(POLL))
     }
 
-    async fn lane(&self, queue: &Queue, pool: &Pool) -> Result<(), StoreError> {
+    async fn lane(&self, queue: &Queue) -> Result<(), StoreError> {
         let mut ended = None;
         loop {
             let lease = match queue.take_ready() {
@@ -252,92 +257,55 @@ impl Dispatcher {
                 }
             };
             if *self.stop.borrow() {
-                self.store.release(vec![lease], self.clock.now()).await?;
+                self.store.release(vec![lease], self.now()).await?;
                 return self.finish(ended).await;
             }
             let (begun, finished) =
-                tokio::join!(self.store.begin_attempt(lease, self.clock.now()), self.finish(ended.take()));
+                tokio::join!(self.store.begin_attempt(lease, self.now()), self.finish(ended.take()));
             finished?;
             if let Some(work) = begun? {
-                let report = self.attempt(&work, pool).await;
+                let report = self.attempt(&work).await;
                 ended = Some(Ended { work, report });
             }
         }
     }
 
     /// Hands one message over. Nothing of the store is held meanwhile.
-    async fn attempt(&self, work: &Work, pool: &Pool) -> Report {
-        let envelope = Envelope {
-            id: &work.envelope_id,
-            from: &work.envelope_from,
-            recipient: &work.recipient,
-            wire: &work.wire,
-        };
-        let _permits = (pool.permits.acquire().await, self.gate.connection().await);
+    async fn attempt(&self, work: &Work) -> Report {
+        let _permits = (self.carrier.connection().await, self.gate.connection().await);
         if *self.stop.borrow() {
             return self.not_begun();
         }
-        if let Some(connection) = pool.take()
-            && let Sent::Ended(report, kept) = connection.send(envelope).await
-        {
-            pool.put(kept);
-            return report;
-        }
-        let relay = &self.tenant.relay;
-        match connect(relay, &self.tls, self.tokens.as_ref()).await {
-            Ok(connection) => {
-                self.gate.works();
-                match connection.send(envelope).await {
-                    Sent::Ended(report, kept) => {
-                        pool.put(kept);
-                        report
-                    }
-                    Sent::Stale(report) => report,
-                }
-            }
-            Err(unusable) => {
-                self.gate.fails(&unusable);
-                unusable.report(relay)
-            }
-        }
+        self.carrier.carry(&self.desk.tenant, &self.gate, work).await
     }
 
     /// The report of an attempt that was recorded and, because it is time to stop, not made.
     fn not_begun(&self) -> Report {
         Report {
             outcome: Outcome::Deferred,
-            relay: self.tenant.relay.place(),
+            relay: self.carrier.place(self.tenant()),
             tls: None,
-            stage: "stop",
+            stage: "stop".into(),
             code: None,
             enhanced: None,
             text: "the program stopped before the attempt was made".to_owned(),
             replies: Vec::new(),
+            retry_after: None,
         }
     }
 
     async fn finish(&self, ended: Option<Ended>) -> Result<(), StoreError> {
         let Some(Ended { work, report }) = ended else { return Ok(()) };
-        let (tenant, delivery, outcome) = (&self.tenant.name, work.lease.delivery.0, report.outcome);
-        match outcome {
-            Outcome::Accepted => info!(tenant, delivery, attempt = work.attempt, "the relay accepted"),
-            Outcome::Deferred | Outcome::Rejected | Outcome::Uncertain => {
-                warn!(
-                    tenant,
-                    delivery,
-                    attempt = work.attempt,
-                    stage = report.stage,
-                    code = report.code,
-                    "{}",
-                    outcome.as_str()
-                );
+        let (tenant, id) = (&self.tenant().name, work.lease.delivery);
+        let delivery = id.0;
+        self.tell(&work, &report);
+        let (retry, now) = (self.tenant().retry, self.now());
+        match self.store.finish_attempt(work.lease, work.attempt, report, retry, now).await {
+            Ok(Some(Next { state, reason, .. })) if state.is_lost() && self.tenant().fallback.is_some() => {
+                fall_back(&self.desk, &self.store, id, reason).await?;
+                self.wake.tell();
+                Ok(())
             }
-        }
-        // The server's words may quote addresses, so they are for the log of the store and for debugging.
-        debug!(tenant, delivery, answer = report.text, "the relay's answer");
-        let now = self.clock.now();
-        let next = self.store.finish_attempt(work.lease, work.attempt, report, self.tenant.retry, now).await;
-        match next {
             Ok(Some(_)) => Ok(()),
             Ok(None) => {
                 error!(tenant, delivery, "the lease was no longer good; the outcome is not recorded");
@@ -353,5 +321,22 @@ impl Dispatcher {
                 Err(fault)
             }
         }
+    }
+
+    fn tell(&self, work: &Work, report: &Report) {
+        let (tenant, delivery, attempt) = (&self.tenant().name, work.lease.delivery.0, work.attempt);
+        match (report.outcome, self.carrier.channel()) {
+            (Outcome::Accepted, Channel::Email) => info!(tenant, delivery, attempt, "the relay accepted"),
+            (Outcome::Accepted, Channel::Record) => info!(tenant, delivery, attempt, "the CRM accepted"),
+            (outcome, _) => {
+                let (stage, code) = (&*report.stage, report.code);
+                warn!(tenant, delivery, attempt, stage, code, "{}", outcome.as_str());
+            }
+        }
+        if self.carrier.channel() == Channel::Record && report.code == Some(401) {
+            error!(tenant, crm = report.relay, "the CRM refuses the login; look at record.login");
+        }
+        // The server's words may quote addresses, so they are for the log of the store and for debugging.
+        debug!(tenant, delivery, answer = report.text, "the answer");
     }
 }

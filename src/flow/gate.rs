@@ -6,13 +6,17 @@
 //! does everything go on.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use jiff::SignedDuration;
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tracing::{info, warn};
 
-use crate::config::Config;
+use crate::config::SharedRelay;
+use crate::config::record::Record;
+use crate::config::tenant::Tenant;
 use crate::deliver::connect::Unusable;
 use crate::deliver::outcome::Stage;
 
@@ -23,16 +27,17 @@ const FIRST: Duration = Duration::from_secs(1);
 /// The longest time.
 const LONGEST: Duration = Duration::from_secs(60);
 
-/// All relays of a configuration, by `host:port`.
+/// All relays and CRMs of some tenants, by `host:port`.
 pub type Gates = BTreeMap<String, Arc<Gate>>;
 
-/// The gates of all tenants' relays.
-pub fn gates(config: &Config) -> Gates {
+/// The gates of these tenants' relays and CRMs.
+pub fn gates(tenants: &[&Tenant], relays: &BTreeMap<String, SharedRelay>) -> Gates {
     let gate = |place: String| {
-        let connections = config.relays.get(&place).and_then(|relay| relay.connections);
+        let connections = relays.get(&place).and_then(|relay| relay.connections);
         (place.clone(), Arc::new(Gate::new(place, connections.unwrap_or(Semaphore::MAX_PERMITS))))
     };
-    config.tenants.values().map(|tenant| gate(tenant.relay.place())).collect()
+    let places = |tenant: &Tenant| [Some(tenant.relay.place()), tenant.record.as_ref().map(Record::place)];
+    tenants.iter().copied().flat_map(places).flatten().map(gate).collect()
 }
 
 /// The way to one relay.
@@ -113,6 +118,11 @@ impl Gate {
         if why.stage >= Stage::Auth {
             return self.works();
         }
+        self.is_away(why);
+    }
+
+    /// No connection could be made for a message.
+    pub fn is_away(&self, why: &dyn fmt::Display) {
         let mut health = self.health();
         health.faults += 1;
         // Those that were under way when the gate closed say nothing new.
@@ -122,11 +132,28 @@ impl Gate {
         }
     }
 
+    /// The other side answered. A gate that it asked to be closed stays so.
+    pub fn is_there(&self) {
+        self.health().faults = 0;
+    }
+
+    /// The other side asks to be left alone for a while, within our bound.
+    pub fn rest(&self, wait: SignedDuration) {
+        let wait = Duration::try_from(wait).unwrap_or_default().clamp(FIRST, LONGEST);
+        info!(relay = self.place, seconds = wait.as_secs(), "left alone, as it asked");
+        self.health().closed = Some(Closed { until: Instant::now() + wait, wait: FIRST });
+    }
+
     /// A probe could not use its connection: the next one is later.
     pub fn still_fails(&self, why: &Unusable) {
         if why.stage >= Stage::Auth {
             return self.works();
         }
+        self.is_still_away();
+    }
+
+    /// A probe could make no connection.
+    pub fn is_still_away(&self) {
         if let Some(closed) = &mut self.health().closed {
             closed.wait = (closed.wait * 2).min(LONGEST);
             closed.until = Instant::now() + closed.wait;

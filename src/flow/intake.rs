@@ -5,20 +5,16 @@
 
 use std::sync::Arc;
 
-use serde_json::Value;
 use tokio::task::spawn_blocking;
-use tracing::{error, info, warn};
+use tracing::{info, warn};
 
 use super::desk::Desk;
-use crate::compose::{Composed, Parts, attachment_name, fits};
+use super::make::Making;
 use crate::crash;
 use crate::ids::{DeliveryId, Digest, SessionKey};
-use crate::plan::{History, Mail, Plan, Timing, plan};
-use crate::session::{Fault, Reading, Session, read};
+use crate::plan::{History, Plan, Timing, plan};
+use crate::session::{Fault, Reading, read};
 use crate::store::{Acceptance, Accepted, Planned, Quarantined, Store, StoreError};
-use crate::template::changes::changes;
-use crate::template::{Context, Rendered};
-use crate::view::view;
 
 /// The most octets of a file whose mail is made in well under a millisecond, so that handing it to another
 /// thread would cost more than it spares.
@@ -161,18 +157,29 @@ impl Work {
         let key =
             SessionKey { tenant: tenant.name.clone(), instance: tenant.instance.clone(), name: session.name };
         let (digest, now) = (Digest::of(bytes), self.desk.clock.now());
-        let (updated_at, ticket) = (session.updated_at, session.ticket.clone());
-        let (planned, supersedes) = match plan(&session, &digest, tenant, &self.history, self.timing, now) {
-            Plan::Keep(why) => (Planned::Nothing(why), vec![]),
-            Plan::Hold { reason, supersedes } => (Planned::Hold(reason), supersedes),
-            Plan::Send(mail) => {
-                let fetched = self.followed.as_ref().map(|(digest, _)| *digest);
-                if let Some(with) = mail.follows.filter(|with| fetched != Some(*with)) {
-                    return Ok(Step::Compare { key, with, history: self.history });
+        let (updated_at, mut ticket) = (session.updated_at, session.ticket.clone());
+        ticket.id = ticket.id.or_else(|| self.history.ticket.clone());
+        let (planned, supersedes) =
+            match plan(&session, &digest, tenant, tenant.channel, &self.history, self.timing, now) {
+                Plan::Keep(why) => (Planned::Nothing(why), vec![]),
+                Plan::Hold { reason, supersedes } => (Planned::Hold(reason), supersedes),
+                Plan::Send(mail) => {
+                    let fetched = self.followed.as_ref().map(|(digest, _)| *digest);
+                    if let Some(with) = mail.follows.filter(|with| fetched != Some(*with)) {
+                        return Ok(Step::Compare { key, with, history: self.history });
+                    }
+                    let followed = self.followed.as_ref().map(|(_, raw)| &raw[..]);
+                    let making = Making {
+                        desk: &self.desk,
+                        key: &key,
+                        raw: bytes,
+                        digest: &digest,
+                        followed,
+                        is_smaller: false,
+                    };
+                    (making.planned(session, &mail), mail.supersedes)
                 }
-                (self.message(session, &key, &digest, &mail), mail.supersedes)
-            }
-        };
+            };
         Ok(Step::Accept(Box::new(Accepted {
             key,
             updated_at,
@@ -181,105 +188,13 @@ impl Work {
             source: self.document.source.clone(),
             ticket,
             revisions: self.history.revisions,
+            channel: tenant.channel,
+            fallback: tenant.fallback.filter(|_| planned.channel() == Some(tenant.channel)),
             planned,
             supersedes,
             now,
         })))
     }
-
-    fn message(&self, session: Session, key: &SessionKey, digest: &Digest, mail: &Mail) -> Planned {
-        let raw = &*self.document.bytes;
-        let attach = fits(raw.len(), self.desk.tenant.limits.message_bytes);
-        let followed = self.followed.as_ref().map(|(_, raw)| &raw[..]);
-        let rendered = match render(&self.desk, session, attach, followed) {
-            Some(Ok(rendered)) => rendered,
-            Some(Err(reason)) => return Planned::Hold(reason),
-            None => return Planned::Nothing("nothing that the mail shows has changed"),
-        };
-        let parts = Parts { session: key, raw, digest, mail, rendered: &rendered, attach };
-        match self.desk.compose(&parts, self.desk.clock.now()) {
-            Ok(message) => Planned::Message {
-                message,
-                due: mail.due,
-                waits_for: mail.waits_for,
-                hold: mail.hold.clone(),
-            },
-            Err(fault) => Planned::Hold(fault),
-        }
-    }
-}
-
-/// The data of a session for the templates.
-fn data(desk: &Desk, session: Session, attach: bool) -> Value {
-    let name = attach.then(|| attachment_name(session.name));
-    let mut data = view(session, &desk.tenant.title, &desk.tenant.limits);
-    data["attachment"] = name.into();
-    data
-}
-
-/// Renders a session's mail. None for a follow-up that would show the same as the revision before it.
-fn render(
-    desk: &Desk,
-    session: Session,
-    attach: bool,
-    followed: Option<&[u8]>,
-) -> Option<Result<Rendered, String>> {
-    let lang = session.lang.clone();
-    let lang = lang.as_deref();
-    let mut now = data(desk, session, attach);
-    let earlier = followed.and_then(|raw| match read(raw, "", desk.session_bytes) {
-        Ok(Reading::Session(session)) => Some(data(desk, *session, attach)),
-        _ => None,
-    });
-    if let Some(mut earlier) = earlier {
-        // The version stamp differs in every revision; by itself it is no news.
-        earlier["times"]["updated"] = now["times"]["updated"].clone();
-        let changes = changes(&earlier, &now, desk.templates.language(lang));
-        let text = |data: Value| {
-            desk.templates.render(lang, &Context::from(data)).map(|mail| (mail.subject, mail.text))
-        };
-        if let (Ok(before), Ok(after)) = (text(earlier), text(now.clone()))
-            && before == after
-        {
-            return None;
-        }
-        now["changes"] = changes;
-        now["is_follow_up"] = true.into();
-    }
-    Some(render_or_fall_back(desk, lang, now))
-}
-
-/// A mail is never lost for a template: what the tenant's own cannot render, the shipped ones do.
-fn render_or_fall_back(desk: &Desk, lang: Option<&str>, data: Value) -> Result<Rendered, String> {
-    let data = Context::from(data);
-    let own = match desk.templates.render(lang, &data) {
-        Ok(rendered) => return Ok(rendered),
-        Err(fault) => chain(&fault),
-    };
-    error!(tenant = desk.tenant.name, cause = own, "a template failed; the shipped one is used");
-    desk.shipped.render(lang, &data).map_err(|fault| chain(&fault))
-}
-
-/// Makes the mail of a session without storing anything: for previews and dry runs.
-pub fn draft(desk: &Desk, session: Session, raw: &[u8]) -> Result<(Rendered, Composed), String> {
-    let key = SessionKey {
-        tenant: desk.tenant.name.clone(),
-        instance: desk.tenant.instance.clone(),
-        name: session.name,
-    };
-    let digest = Digest::of(raw);
-    let now = desk.clock.now();
-    let mail = match plan(&session, &digest, &desk.tenant, &History::default(), Timing::Now, now) {
-        Plan::Send(mail) => mail,
-        Plan::Hold { reason, .. } => return Err(format!("this session would be held: {reason}")),
-        Plan::Keep(reason) => return Err(reason.to_owned()),
-    };
-    let attach = fits(raw.len(), desk.tenant.limits.message_bytes);
-    let lang = session.lang.clone();
-    let rendered = render_or_fall_back(desk, lang.as_deref(), data(desk, session, attach))?;
-    let parts = Parts { session: &key, raw, digest: &digest, mail: &mail, rendered: &rendered, attach };
-    let composed = desk.compose(&parts, now)?;
-    Ok((rendered, composed))
 }
 
 /// An error and its causes in one line.

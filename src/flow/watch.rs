@@ -10,11 +10,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use tokio::sync::{Notify, watch};
+use tokio::sync::watch;
 use tokio::task::{JoinSet, spawn_blocking};
 use tracing::{info, warn};
 
 use super::desk::Desk;
+use super::dispatch::Wake;
 use super::intake::{Document, IntakeError, Taken, take};
 use crate::crash::{Step, reached};
 use crate::ids::Digest;
@@ -198,7 +199,7 @@ pub struct Watcher {
     /// The folder.
     pub folder: PathBuf,
     /// Told when something was put into the store.
-    pub wake: Arc<Notify>,
+    pub wake: Wake,
     /// Turns true when it is time to end.
     pub stop: watch::Receiver<bool>,
 }
@@ -257,7 +258,7 @@ impl Watcher {
                 }
             })
             .await;
-            self.wake.notify_one();
+            self.wake.tell();
             if let Some(error) = failed.take() {
                 return Err(error);
             }

@@ -41,7 +41,8 @@ fn around(text: &str, at: usize) -> Option<Found<'_>> {
 fn in_brackets(text: &str, at: usize) -> Option<(usize, usize)> {
     let window = at.saturating_sub(MAX_ADDRESS_OCTETS)..(at + MAX_ADDRESS_OCTETS).min(text.len());
     let bytes = text.as_bytes();
-    let odd = |byte: &u8| matches!(byte, b'<' | b'>' | b' ' | b'\t' | b'\n' | b'\r' | b',' | b':' | b';' | b'"');
+    let odd =
+        |byte: &u8| matches!(byte, b'<' | b'>' | b' ' | b'\t' | b'\n' | b'\r' | b',' | b':' | b';' | b'"');
     let before = bytes[window.start..at].iter().rposition(odd)? + window.start;
     let after = bytes[at..window.end].iter().position(odd)? + at;
     (bytes[before] == b'<' && bytes[after] == b'>').then_some((before + 1, after))
@@ -59,7 +60,8 @@ fn local_start(bytes: &[u8], at: usize) -> usize {
     }
     let is_local = |byte: &u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-/=?^_`{|}~.".contains(byte);
     let mut start = bytes[..at].iter().rposition(|byte| !is_local(byte)).map_or(0, |before| before + 1);
-    while start < at && matches!(bytes[start], b'\'' | b'.' | b'*' | b'`' | b'/' | b'|' | b'=' | b'-' | b'{') {
+    while start < at && matches!(bytes[start], b'\'' | b'.' | b'*' | b'`' | b'/' | b'|' | b'=' | b'-' | b'{')
+    {
         start += 1;
     }
     start
@@ -110,13 +112,13 @@ pub fn of_report(value: &str) -> Option<String> {
         return x400(rest).or_else(|| Some(rest.to_owned()).filter(|rest| !rest.is_empty()));
     }
     let rest = if rest.contains("\\x{") { Cow::Owned(unitext(rest)) } else { xtext(rest) };
-    let found = of_field(&rest).first().map(|address| (*address).to_owned());
-    // Beyond ASCII nothing parts an address from its surroundings but white space.
-    let whole = rest.trim_matches(['<', '>', '"', ' ']);
-    if !whole.is_ascii() && is_address(whole) && !whole.contains(char::is_whitespace) {
+    // A field is an address as a whole, if nothing parts it.
+    let whole = rest.trim_matches(['<', '>', ' ']);
+    if is_address(whole) && !whole.contains([' ', '\t', '<', '>', ',']) {
         return Some(whole.to_owned());
     }
-    found.or_else(|| Some(whole.to_owned()).filter(|whole| !whole.is_empty()))
+    let found = of_field(&rest).first().map(|address| (*address).to_owned());
+    found.or_else(|| Some(whole.trim_matches('"').to_owned()).filter(|whole| !whole.is_empty()))
 }
 
 /// RFC 2156, section 4.3: an address within an X.400 one, `/RFC-822=a(a)b/`.

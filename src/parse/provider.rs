@@ -2,6 +2,7 @@
 //! wrapped by SNS, in the text of a mail.
 
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
 
 use super::headers::bare_id;
 
@@ -109,20 +110,20 @@ pub(super) fn read(text: &str) -> Option<ProviderNotice> {
     }
     let json = text.get(text.find('{')?..)?;
     let json = super::headers::cut(json, MAX_JSON_OCTETS);
-    let notice = first::<Notice>(json)
-        .or_else(|| first::<Wrapped>(json).and_then(|wrapped| first::<Notice>(&wrapped.message)))
-        .or_else(|| first::<Notice>(&unwrapped(json)))?;
-    Some(made(notice))
+    let wrapped = |json: &str| first::<Wrapped>(json).and_then(|wrapped| first::<Notice>(&wrapped.message));
+    let joined = || Some(unwrapped(json)).and_then(|json| first::<Notice>(&json).or_else(|| wrapped(&json)));
+    first::<Notice>(json).or_else(|| wrapped(json)).or_else(joined).map(made)
 }
 
 /// The first value of a text; what stands behind it, such as the footer of SNS, is let be.
-fn first<'j, T: Deserialize<'j>>(json: &'j str) -> Option<T> {
+fn first<T: DeserializeOwned>(json: &str) -> Option<T> {
     serde_json::Deserializer::from_str(json).into_iter::<T>().next()?.ok()
 }
 
 /// JSON that a mail program broke into lines within its strings.
 fn unwrapped(json: &str) -> String {
-    json.replace("\r\n", "").replace('\n', "")
+    // SNS breaks lines behind an exclamation mark, as old mail programs did.
+    json.replace("!\r\n ", "").replace("!\n ", "").replace("\r\n", "").replace('\n', "")
 }
 
 fn made(notice: Notice) -> ProviderNotice {

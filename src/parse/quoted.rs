@@ -5,6 +5,8 @@ use super::tree::header_block;
 
 /// The most lines of a quoted header that are read.
 const MAX_LINES: usize = 300;
+/// The most lines within it that are neither fields nor folded.
+const MAX_STRAYS: usize = 20;
 
 /// Names that stand in the header of a message that was on its way, and seldom in a notice's own words.
 const TELLING: [&str; 9] = [
@@ -21,28 +23,55 @@ const TELLING: [&str; 9] = [
 
 /// Names that stand in any header.
 const USUAL: [&str; 12] = [
-    "from", "to", "subject", "date", "cc", "sender", "reply-to", "errors-to", "precedence", "in-reply-to",
-    "references", "organization",
+    "from",
+    "to",
+    "subject",
+    "date",
+    "cc",
+    "sender",
+    "reply-to",
+    "errors-to",
+    "precedence",
+    "in-reply-to",
+    "references",
+    "organization",
 ];
 
-/// Where the quoted header begins, and what it says.
-pub(super) fn find(text: &str) -> Option<(usize, Headers)> {
+/// A header that is quoted in a text.
+#[derive(Debug, Default)]
+pub(super) struct Quoted {
+    /// What it says.
+    pub(super) headers: Headers,
+    /// Where the returned message begins. None where the header is only summed up, amid the notice's own words.
+    pub(super) start: Option<usize>,
+}
+
+/// The first returned message, else the first summary.
+pub(super) fn find(text: &str) -> Option<Quoted> {
+    let mut summary = None;
     let mut at = 0;
     while at < text.len() {
         let (line, next) = line_at(text, at);
         let (prefix, bare) = unquoted(line);
         let is_start = field_of(bare).is_some_and(|(name, _)| is_known(name));
-        if is_start && let Some((block, end)) = block(&text[at..], prefix) {
-            if is_header(&block) {
-                return Some((at, header_block(block.as_bytes())));
-            }
-            // What was looked at once is not looked at again.
-            at += end;
+        let Some((block, length)) = is_start.then(|| block(&text[at..], prefix)).flatten() else {
+            at = next;
             continue;
+        };
+        if is_header(&block) {
+            let headers = header_block(block.as_bytes());
+            let is_indented = !prefix.is_empty() && !prefix.contains(['>', '|']);
+            let has_way =
+                ["received", "return-path", "mime-version"].iter().any(|name| headers.get(name).is_some());
+            if has_way || !is_indented {
+                return Some(Quoted { headers, start: Some(at) });
+            }
+            summary = summary.or(Some(Quoted { headers, start: None }));
         }
-        at = next;
+        // What was looked at once is not looked at again.
+        at += length;
     }
-    None
+    summary
 }
 
 fn line_at(text: &str, at: usize) -> (&str, usize) {
@@ -68,14 +97,20 @@ fn is_known(name: &str) -> bool {
 /// The lines of a header from here on, without the quote marks, and how long they were.
 fn block(text: &str, prefix: &str) -> Option<(String, usize)> {
     let mut block = String::new();
-    let mut at = 0;
+    let (mut at, mut strays) = (0, 0);
     for _ in 0..MAX_LINES {
         let (line, next) = line_at(text, at);
         let line = line.strip_prefix(prefix).unwrap_or_else(|| line.trim_start_matches(['>', '|']));
-        let is_more = line.starts_with([' ', '\t']) && !line.trim().is_empty();
-        let is_field = field_of(line).is_some_and(|(name, _)| !name.contains(['/', '<', '"', '(', '@']));
-        if at == text.len() || !(is_field || (is_more && !block.is_empty())) {
+        if at == text.len() || line.trim().is_empty() {
             break;
+        }
+        let is_field = field_of(line).is_some_and(|(name, _)| !name.contains(['/', '<', '"', '(', '@']));
+        if !is_field && (block.is_empty() || !line.starts_with([' ', '\t'])) {
+            // Some programs wrap a long value without an indent.
+            strays += 1;
+            if block.is_empty() || strays > MAX_STRAYS {
+                break;
+            }
         }
         block.push_str(line);
         block.push('\n');

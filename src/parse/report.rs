@@ -19,6 +19,8 @@ pub struct DeliveryReport {
 pub struct ReportRecipient {
     /// `Final-Recipient`: whom the failing host saw.
     pub address: Option<String>,
+    /// Whether `address` was taken out of an X.400 address, which no sender of ours wrote to.
+    pub is_x400: bool,
     /// `Original-Recipient`: whom the sender named.
     pub original: Option<String>,
     /// `Action`, in small letters and without comment.
@@ -85,11 +87,14 @@ fn recipients(group: &Headers) -> Vec<ReportRecipient> {
             "action" => (&mut open.action, first_word(&field.value)),
             "status" => (&mut open.status, text()),
             "remote-mta" => (&mut open.remote_mta, text().as_deref().map(untyped)),
-            "diagnostic-code" | "x-supplementary-info" => (&mut open.diagnostic, text().as_deref().map(untyped)),
+            "diagnostic-code" | "x-supplementary-info" => {
+                (&mut open.diagnostic, text().as_deref().map(untyped))
+            }
             "x-actual-recipient" if open.address.is_none() => (&mut open.address, of_report(&field.value)),
             _ => continue,
         };
-        let starts_next = slot.0.is_some() && matches!(name.as_str(), "final-recipient" | "original-recipient");
+        let starts_next =
+            slot.0.is_some() && matches!(name.as_str(), "final-recipient" | "original-recipient");
         if starts_next {
             let value = slot.1;
             let is_final = name == "final-recipient";
@@ -98,9 +103,12 @@ fn recipients(group: &Headers) -> Vec<ReportRecipient> {
         } else if slot.0.is_none() {
             *slot.0 = slot.1;
         }
+        open.is_x400 |= name == "final-recipient" && is_x400(&field.value);
     }
     found.push(open);
-    found.retain(|one| one.address.is_some() || one.original.is_some() || one.action.is_some() || one.status.is_some());
+    found.retain(|one| {
+        one.address.is_some() || one.original.is_some() || one.action.is_some() || one.status.is_some()
+    });
     found
 }
 
@@ -156,6 +164,10 @@ pub(super) fn disposition(text: &str) -> Option<Disposition> {
     })
 }
 
+fn is_x400(value: &str) -> bool {
+    value.get(..4).is_some_and(|start| start.eq_ignore_ascii_case("x400"))
+}
+
 fn first_word(value: &str) -> Option<String> {
     let word = value.trim().split(|c: char| !c.is_ascii_alphanumeric() && c != '-').next()?;
     (!word.is_empty()).then(|| word.to_ascii_lowercase())
@@ -164,7 +176,9 @@ fn first_word(value: &str) -> Option<String> {
 /// A value without the type before its semicolon, such as `dns;`, `smtp;` or `X-Postfix;`.
 fn untyped(value: &str) -> String {
     match value.split_once(';') {
-        Some((kind, rest)) if kind.len() <= 20 && kind.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-') => {
+        Some((kind, rest))
+            if kind.len() <= 20 && kind.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-') =>
+        {
             rest.trim().to_owned()
         }
         _ => value.trim().to_owned(),

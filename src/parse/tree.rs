@@ -3,7 +3,9 @@
 use std::sync::LazyLock;
 
 use mail_parser::decoders::html::html_to_text;
-use mail_parser::{ContentType, HeaderName, HeaderValue, Message, MessageParser, MessagePart, MimeHeaders, PartType};
+use mail_parser::{
+    ContentType, HeaderName, HeaderValue, Message, MessageParser, MessagePart, MimeHeaders, PartType,
+};
 
 use super::headers::{Headers, cut};
 use super::{MAX_DEPTH, MAX_RECIPIENTS, MAX_TEXT_OCTETS, Mail, Problem, provider, quoted, report, tidy};
@@ -29,7 +31,7 @@ pub(super) fn read(raw: &[u8]) -> Mail {
     let Some(message) = PARSER.parse(&*bytes) else {
         // The parser makes nothing of a mail without any field.
         mail.text = cut(&String::from_utf8_lossy(&bytes), MAX_TEXT_OCTETS).to_owned();
-        finish(&mut mail, Texts::default());
+        finish(&mut mail, &Texts::default());
         return mail;
     };
     if let Some(root) = message.parts.first() {
@@ -39,7 +41,7 @@ pub(super) fn read(raw: &[u8]) -> Mail {
     }
     let mut texts = Texts::default();
     walk(&message, 0, &mut mail, &mut texts);
-    finish(&mut mail, texts);
+    finish(&mut mail, &texts);
     mail
 }
 
@@ -73,7 +75,11 @@ fn type_of(kind: &ContentType<'_>) -> String {
 }
 
 fn walk(message: &Message<'_>, depth: usize, mail: &mut Mail, texts: &mut Texts) {
-    for part in &message.parts {
+    for (at, part) in message.parts.iter().enumerate() {
+        if at > 0 && part.headers.iter().any(|header| header.name == HeaderName::MessageId) {
+            // No blank line parts the fields of the part from those of the message in it.
+            returned(headers(part), mail);
+        }
         let kind = part.content_type().map(type_of).unwrap_or_default();
         match &part.body {
             PartType::Message(inner) => nested(inner, depth, mail),
@@ -108,14 +114,22 @@ fn machine(kind: &str, text: &str, mail: &mut Mail) -> bool {
     match kind {
         "message/delivery-status" | "message/global-delivery-status" | "text/delivery-status" => {
             take_report(report::delivery(text), mail);
+            if memchr::memmem::find(text.as_bytes(), b"\n--").is_some() {
+                // A wrong boundary: the next part is still in this one.
+                quoted::find(text).into_iter().for_each(|quoted| returned(quoted.headers, mail));
+            }
         }
         "message/feedback-report" => mail.feedback = mail.feedback.take().or_else(|| report::feedback(text)),
         "message/disposition-notification" | "message/global-disposition-notification" => {
             mail.disposition = mail.disposition.take().or_else(|| report::disposition(text));
         }
         // RFC 6522, section 4, RFC 6533, section 4.3; and a message that is no message to the parser.
-        "text/rfc822-headers" | "message/rfc822-headers" | "message/global-headers" | "message/rfc822"
-        | "message/global" => returned(header_block(text.as_bytes()), mail),
+        "text/rfc822-headers"
+        | "message/rfc822-headers"
+        | "message/global-headers"
+        | "message/rfc822"
+        | "message/global"
+        | "message/partial" => returned(header_block(text.as_bytes()), mail),
         _ => return false,
     }
     true
@@ -149,7 +163,12 @@ fn nested(inner: &Message<'_>, depth: usize, mail: &mut Mail) {
         return;
     }
     let mut within = Mail::default();
-    walk(inner, depth + 1, &mut within, &mut Texts::default());
+    let mut texts = Texts::default();
+    walk(inner, depth + 1, &mut within, &mut texts);
+    if inner.parts.first().is_none_or(|root| root.headers.is_empty()) {
+        // A blank line stands before the header.
+        quoted::find(&texts.plain).into_iter().for_each(|quoted| returned(quoted.headers, mail));
+    }
     let has_report = !within.reports.is_empty();
     if has_report && mail.reports.is_empty() {
         mail.note(Problem::NestedReport);
@@ -164,7 +183,7 @@ fn nested(inner: &Message<'_>, depth: usize, mail: &mut Mail) {
 }
 
 /// Puts the texts together and looks into them for what should have been parts.
-fn finish(mail: &mut Mail, texts: Texts) {
+fn finish(mail: &mut Mail, texts: &Texts) {
     mail.text.push_str(&texts.plain);
     in_text(mail);
     let names_nobody = memchr::memchr(b'@', mail.text.as_bytes()).is_none();
@@ -175,6 +194,11 @@ fn finish(mail: &mut Mail, texts: Texts) {
     for file in &texts.files {
         if mail.reports.is_empty() {
             fields(file, mail);
+        }
+        if mail.returned.is_none()
+            && let Some(quoted) = quoted::find(file)
+        {
+            returned(quoted.headers, mail);
         }
     }
     if mail.text.len() > MAX_TEXT_OCTETS {
@@ -192,8 +216,9 @@ fn finish(mail: &mut Mail, texts: Texts) {
 
 /// The reports, the notice and the returned message that stand in a text.
 fn in_text(mail: &mut Mail) {
-    if let Some((start, headers)) = quoted::find(&mail.text) {
-        returned(headers, mail);
+    let quoted = quoted::find(&mail.text).unwrap_or_default();
+    returned(quoted.headers, mail);
+    if let Some(start) = quoted.start {
         let rest = mail.text.split_off(start);
         if mail.reports.is_empty() && memchr::memmem::find(mail.text.as_bytes(), b"-Recipient:").is_none() {
             fields(&rest, mail);

@@ -5,9 +5,9 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use super::engine::{Arg, Result, Tx, args};
-use super::{Scope, SessionRow, Store, StoreError, append, moment, random, session};
-use crate::compose::Composed;
+use super::engine::{Result, Tx, args};
+use super::{Message, Scope, SessionRow, Store, StoreError, append, moment, random, session};
+use crate::config::tenant::Channel;
 use crate::crash::{Step, reached};
 use crate::ids::{DeliveryId, Digest, SessionKey};
 use crate::log::{Entry, Event};
@@ -32,6 +32,10 @@ pub struct Accepted {
     pub ticket: Ticket,
     /// How many revisions were known when this was decided.
     pub revisions: u64,
+    /// The channel that it was planned for.
+    pub channel: Channel,
+    /// The channel that takes over when that one is refused for good.
+    pub fallback: Option<Channel>,
     /// What to send.
     pub planned: Planned,
     /// The deliveries that this one replaces.
@@ -48,7 +52,7 @@ pub enum Planned {
     /// A message, not before `due`.
     Message {
         /// The message.
-        message: Composed,
+        message: Message,
         /// When.
         due: Timestamp,
         /// Why not now; empty for now.
@@ -58,6 +62,16 @@ pub enum Planned {
     },
     /// Nothing until a person decides, for this reason.
     Hold(String),
+}
+
+impl Planned {
+    /// The way of the message; none where there is none.
+    pub fn channel(&self) -> Option<Channel> {
+        match self {
+            Self::Message { message, .. } => Some(message.channel()),
+            Self::Nothing(_) | Self::Hold(_) => None,
+        }
+    }
 }
 
 /// What became of a revision.
@@ -161,7 +175,17 @@ fn accept(tx: &Tx<'_>, accepted: &Accepted) -> Result<Acceptance> {
         "INSERT INTO revisions (id, session, updated_at, digest, source, accepted_at, raw) VALUES ($1, $2, $3, $4, $5, $6, $7)",
         args![session.id, accepted.updated_at, &accepted.digest, &accepted.source, accepted.now, &accepted.raw[..]],
     )?;
-    let delivery = insert_delivery(tx, &session, revision, accepted)?;
+    let placed = Placed {
+        tenant: &accepted.key.tenant,
+        session: session.id,
+        revision,
+        ticket: accepted.ticket.id.as_ref(),
+        channel: accepted.channel,
+        fallback: accepted.fallback,
+        instead_of: None,
+        now: accepted.now,
+    };
+    let delivery = insert_delivery(tx, &placed, &accepted.planned, &accepted.raw)?;
     for replaced in &accepted.supersedes {
         supersede(tx, &session, *replaced, delivery, accepted)?;
     }
@@ -177,26 +201,31 @@ fn accept(tx: &Tx<'_>, accepted: &Accepted) -> Result<Acceptance> {
     Ok(Acceptance::Stored(delivery))
 }
 
-/// What the log says of an accepted revision.
-fn content(accepted: &Accepted) -> Value {
-    let plan = match &accepted.planned {
+/// What the log says of what was decided to send.
+pub(super) fn planned_content(planned: &Planned) -> Value {
+    match planned {
         Planned::Nothing(why) => json!({ "nothing": why }),
         Planned::Hold(why) => json!({ "hold": why }),
         Planned::Message { message, due, hold, .. } => json!({
-            "send_to": message.recipient.as_str(),
-            "from": message.envelope_from.as_str(),
-            "message_id": message.message_id,
-            "sha256": Digest::of(&message.wire).to_string(),
+            "channel": message.channel().as_str(),
+            "send_to": message.target(),
+            "from": message.envelope_from(),
+            "message_id": message.id(),
+            "sha256": message.digest().to_string(),
             "due": due.to_string(),
             "hold": hold,
         }),
-    };
+    }
+}
+
+/// What the log says of an accepted revision.
+fn content(accepted: &Accepted) -> Value {
     json!({
         "revision": accepted.digest.to_string(),
         "updated_at": accepted.updated_at.to_string(),
         "source": accepted.source,
         "ticket": accepted.ticket.id,
-        "plan": plan,
+        "plan": planned_content(&accepted.planned),
     })
 }
 
@@ -229,23 +258,24 @@ fn insert_session(tx: &Tx<'_>, accepted: &Accepted) -> Result<SessionRow> {
 /// The delivery of a revision that is stored already; none when it is not stored.
 fn duplicate(tx: &Tx<'_>, session: i64, of: &Digest) -> Result<Option<Option<DeliveryId>>> {
     tx.first(
-        "SELECT (SELECT max(id) FROM deliveries WHERE session = $1 AND revision = revisions.id) \
+        "SELECT (SELECT max(id) FROM deliveries WHERE session = $1 AND revision = revisions.id AND notice IS NULL) \
          FROM revisions WHERE session = $1 AND digest = $2",
         args![session, of],
         |row| Ok(row.get::<Option<i64>>(0)?.map(DeliveryId)),
     )
 }
 
-fn history(tx: &Tx<'_>, session: i64) -> Result<History> {
+pub(super) fn history(tx: &Tx<'_>, session: i64) -> Result<History> {
     let sql = "SELECT updated_at, digest FROM revisions WHERE session = $1";
     let revisions = tx.query(sql, args![session], |row| Ok((moment(row, 0)?, row.digest(1)?)))?;
     let deliveries = tx.query(
-        "SELECT d.id, d.state, d.ticket, d.message_id, r.digest FROM deliveries d JOIN revisions r ON r.id = d.revision \
-         WHERE d.session = $1 ORDER BY d.id",
+        "SELECT d.id, d.state, d.ticket, d.message_id, r.digest, d.channel FROM deliveries d JOIN revisions r ON r.id = d.revision \
+         WHERE d.session = $1 AND d.notice IS NULL ORDER BY d.id",
         args![session],
         |row| {
             Ok(Past {
                 id: DeliveryId(row.get(0)?),
+                channel: row.word(5)?,
                 state: row.word(1)?,
                 ticket: row.get(2)?,
                 message_id: row.get(3)?,
@@ -253,16 +283,31 @@ fn history(tx: &Tx<'_>, session: i64) -> Result<History> {
             })
         },
     )?;
-    Ok(History { revisions: revisions.len() as u64, newest: revisions.into_iter().max(), deliveries })
+    let learned = "SELECT learned_ticket FROM sessions WHERE id = $1 AND learned_ticket IS NOT NULL";
+    let ticket = tx.first(learned, args![session], |row| row.get(0))?;
+    Ok(History { revisions: revisions.len() as u64, newest: revisions.into_iter().max(), ticket, deliveries })
 }
 
-fn insert_delivery(
+/// What a new delivery is about.
+pub(super) struct Placed<'p> {
+    pub(super) tenant: &'p String,
+    pub(super) session: i64,
+    pub(super) revision: i64,
+    pub(super) ticket: Option<&'p String>,
+    /// The channel of one that has no message.
+    pub(super) channel: Channel,
+    pub(super) fallback: Option<Channel>,
+    pub(super) instead_of: Option<DeliveryId>,
+    pub(super) now: Timestamp,
+}
+
+pub(super) fn insert_delivery(
     tx: &Tx<'_>,
-    session: &SessionRow,
-    revision: i64,
-    accepted: &Accepted,
+    placed: &Placed<'_>,
+    planned: &Planned,
+    raw: &[u8],
 ) -> Result<Option<DeliveryId>> {
-    let (state, reason, due, message) = match &accepted.planned {
+    let (state, reason, due, message) = match planned {
         Planned::Nothing(_) => return Ok(None),
         Planned::Message { message, hold: Some(reason), .. } => {
             (State::Held, reason.clone(), None, Some(message))
@@ -275,27 +320,32 @@ fn insert_delivery(
     };
     let id = tx.insert(
         "INSERT INTO deliveries (id, tenant, session, revision, channel, ticket, target, message_id, state, reason, due, \
-         created_at, changed_at) VALUES ($1, $2, $3, $4, 'email', $5, $6, $7, $8, $9, $10, $11, $12)",
+         fallback, instead_of, created_at, changed_at) \
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)",
         args![
-            &accepted.key.tenant,
-            session.id,
-            revision,
-            accepted.ticket.id.as_ref(),
-            message.map(|message| message.recipient.as_str()),
-            message.map(|message| &message.message_id),
+            placed.tenant,
+            placed.session,
+            placed.revision,
+            message.map_or(placed.channel, Message::channel).as_str(),
+            placed.ticket,
+            message.map(Message::target),
+            message.map(Message::id),
             state.as_str(),
             &reason,
             due,
-            accepted.now,
-            accepted.now
+            placed.fallback.map(Channel::as_str),
+            placed.instead_of.map(|id| id.0),
+            placed.now,
+            placed.now
         ],
     )?;
     if let Some(message) = message {
-        let (head, tail) = message.around_attachment(&accepted.raw);
-        tx.execute(
-            "INSERT INTO messages (delivery, envelope_from, head, tail) VALUES ($1, $2, $3, $4)",
-            args![id, message.envelope_from.as_str(), head, tail.map_or(Arg::Null, Arg::Bytes)],
-        )?;
+        message.columns(raw, |head, tail| {
+            tx.execute(
+                "INSERT INTO messages (delivery, envelope_from, head, tail) VALUES ($1, $2, $3, $4)",
+                args![id, message.envelope_from(), head, tail],
+            )
+        })?;
     }
     Ok(Some(DeliveryId(id)))
 }

@@ -9,8 +9,13 @@
 mod accept;
 mod chains;
 mod engine;
+mod fall_back;
+mod inbound;
+mod judged;
+mod message;
 mod operate;
 mod query;
+mod verdict;
 mod work;
 mod writer;
 
@@ -23,8 +28,13 @@ pub use self::accept::{Acceptance, Accepted, Planned, Quarantined};
 use self::chains::{Scope, append};
 pub use self::engine::Fault;
 use self::engine::{Engine, KNOWN, Result, Row, Tx, args};
+pub use self::fall_back::{FallBack, Fallen};
+pub use self::inbound::{Arrival, InboundRow, MailboxRow, Taken};
+pub use self::judged::{StoppedRow, VerdictFilter, VerdictRow};
+pub use self::message::Message;
 pub use self::operate::{Change, Changed};
 pub use self::query::{AttemptRow, DeliveryRow, Filter, LogRow, QuarantineRow, RevisionRow, Story};
+pub use self::verdict::{Act, Deed, Judged, Matched, Unjudged};
 pub use self::work::{Claimed, Instance, Lease, Work};
 use self::writer::Writer;
 use crate::config::StorePlace;
@@ -105,14 +115,23 @@ impl Store {
 
     /// The right to deliver for one tenant from this store. On SQLite one process at a time has it, and loses it
     /// with its life; none while another process has it. On PostgreSQL any number of instances have it.
-    pub fn lock_delivery(&self, tenant: &str) -> std::result::Result<Option<DeliveryLock>, StoreError> {
-        let StorePlace::File(path) = &*self.place else { return Ok(Some(DeliveryLock(None))) };
+    pub fn lock_delivery(&self, tenant: &str) -> std::result::Result<Option<ProcessLock>, StoreError> {
+        self.lock(&format!("{tenant}.lock"))
+    }
+
+    /// The right to read one mailbox into this store, in the same way. On PostgreSQL [`Store::hold_mailbox`] decides.
+    pub fn lock_mailbox(&self, name: &str) -> std::result::Result<Option<ProcessLock>, StoreError> {
+        self.lock(&format!("{name}.mailbox"))
+    }
+
+    fn lock(&self, what: &str) -> std::result::Result<Option<ProcessLock>, StoreError> {
+        let StorePlace::File(path) = &*self.place else { return Ok(Some(ProcessLock(None))) };
         let mut name = path.as_os_str().to_owned();
-        name.push(format!("-{tenant}.lock"));
+        name.push(format!("-{what}"));
         let failed = |source: std::io::Error| failed(&self.place, source.into());
         let file = File::create(&name).map_err(failed)?;
         match file.try_lock() {
-            Ok(()) => Ok(Some(DeliveryLock(Some(file)))),
+            Ok(()) => Ok(Some(ProcessLock(Some(file)))),
             Err(std::fs::TryLockError::WouldBlock) => Ok(None),
             Err(std::fs::TryLockError::Error(error)) => Err(failed(error)),
         }
@@ -137,9 +156,9 @@ fn failed(place: &Arc<StorePlace>, source: Fault) -> StoreError {
     StoreError::Database { place: Arc::clone(place), source: Arc::new(source) }
 }
 
-/// Held by the process that delivers.
+/// Held by the process that delivers for a tenant, or reads a mailbox.
 #[derive(Debug)]
-pub struct DeliveryLock(
+pub struct ProcessLock(
     #[expect(dead_code, reason = "the lock lives as long as the file is open")] Option<File>,
 );
 

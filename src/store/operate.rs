@@ -157,11 +157,26 @@ fn one(
     Ok(Changed { id, result: Ok(next) })
 }
 
+/// Holds a waiting delivery for a person, for a reason that the program found.
+pub(super) fn hold(tx: &Tx<'_>, tenant: &str, id: DeliveryId, reason: &str, now: Timestamp) -> Result<()> {
+    tx.execute(
+        "UPDATE deliveries SET state = 'held', reason = $1, due = NULL, changed_at = $2 WHERE id = $3",
+        args![reason, now, id.0],
+    )?;
+    let about = "SELECT s.id, s.kind, s.number, s.salt FROM deliveries d JOIN sessions s ON s.id = d.session \
+                 WHERE d.id = $1";
+    let Some(session) = tx.first(about, args![id.0], |row| session(row, 0))? else { return Ok(()) };
+    let content = json!({ "to": State::Held.as_str(), "reason": reason });
+    let entry =
+        Entry { event: Event::Held, at: now, session: Some(session.name), delivery: Some(id), content };
+    append(tx, tenant, Some(&session), &entry)
+}
+
 /// Whether a later delivery of the same session may have arrived: sending this one now would bring old news.
 fn newer_went_out(tx: &Tx<'_>, id: DeliveryId) -> Result<bool> {
     tx.any(
         "SELECT d.id FROM deliveries d JOIN deliveries later ON later.session = d.session AND later.id > d.id \
-         WHERE d.id = $1 AND later.state IN ('leased', 'sending', 'accepted', 'uncertain') LIMIT 1",
+         WHERE d.id = $1 AND later.notice IS NULL AND later.state IN ('leased', 'sending', 'accepted', 'uncertain') LIMIT 1",
         args![id.0],
     )
 }

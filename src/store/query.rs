@@ -3,8 +3,10 @@
 use jiff::Timestamp;
 
 use super::engine::{Arg, Result, Row, Tx, args};
+use super::judged::{VerdictFilter, VerdictRow, verdicts};
 use super::{Store, StoreError, UNSETTLED, moment, name, optional_moment};
 use crate::compose::join_attachment;
+use crate::config::tenant::Channel;
 use crate::ids::{DeliveryId, Digest, SessionName};
 use crate::outbox::State;
 
@@ -21,6 +23,10 @@ pub struct Filter {
     pub ticket: Option<String>,
     /// To this address.
     pub recipient: Option<String>,
+    /// By this channel.
+    pub channel: Option<Channel>,
+    /// In the place of these.
+    pub instead_of: Vec<DeliveryId>,
     /// In one of these states.
     pub states: Vec<State>,
     /// Changed at this moment or later.
@@ -40,10 +46,16 @@ pub struct DeliveryRow {
     pub session: SessionName,
     /// For which ticket.
     pub ticket: Option<String>,
-    /// To whom; none for one that could not be composed.
+    /// By which way.
+    pub channel: Channel,
+    /// To whom: an address or a CRM; none for one that could not be composed.
     pub recipient: Option<String>,
-    /// The Message-ID without brackets.
+    /// The Message-ID without brackets, or the external id.
     pub message_id: Option<String>,
+    /// The channel that takes over when this one is given up; none once it has.
+    pub fallback: Option<Channel>,
+    /// The delivery in whose place it was made.
+    pub instead_of: Option<DeliveryId>,
     /// Where it stands.
     pub state: State,
     /// Why.
@@ -128,6 +140,8 @@ pub struct Story {
     pub deliveries: Vec<DeliveryRow>,
     /// All attempts, oldest first.
     pub attempts: Vec<AttemptRow>,
+    /// The mails that came back about it, oldest first.
+    pub inbounds: Vec<VerdictRow>,
     /// All log records, oldest first.
     pub records: Vec<LogRow>,
 }
@@ -169,8 +183,15 @@ impl Store {
             let story = |(id, tenant, ticket, ticket_url): (i64, String, _, _)| {
                 let filter =
                     Filter { session: Some(session), tenant: Some(tenant.clone()), ..Filter::default() };
+                let about = VerdictFilter {
+                    session: Some(session),
+                    tenant: Some(tenant.clone()),
+                    most: MOST_INBOUNDS,
+                    ..VerdictFilter::default()
+                };
                 Ok(Story {
                     session,
+                    inbounds: verdicts(tx, &about)?,
                     ticket,
                     ticket_url,
                     revisions: tx.query(REVISIONS, args![id], revision)?,
@@ -248,6 +269,9 @@ impl Store {
     }
 }
 
+/// The most mails of one session's story.
+const MOST_INBOUNDS: u32 = 1000;
+
 const REVISIONS: &str =
     "SELECT updated_at, digest, source, accepted_at FROM revisions WHERE session = $1 ORDER BY id";
 const ATTEMPTS: &str = "SELECT a.delivery, a.number, a.began_at, a.ended_at, a.outcome, a.relay, a.tls, a.stage, a.code, \
@@ -313,6 +337,8 @@ pub(super) fn list(tx: &Tx<'_>, filter: &Filter) -> Result<Vec<DeliveryRow>> {
     chosen.among("s.number", filter.session.iter().map(|session| Arg::from(session.number)));
     chosen.among("d.ticket", filter.ticket.iter().map(Arg::from));
     chosen.among("d.target", filter.recipient.iter().map(Arg::from));
+    chosen.among("d.channel", filter.channel.iter().map(|channel| Arg::Text(channel.as_str())));
+    chosen.among("d.instead_of", filter.instead_of.iter().map(|id| Arg::Integer(id.0)));
     chosen.among("d.state", filter.states.iter().map(|state| Arg::Text(state.as_str())));
     let over = [State::Accepted, State::Superseded, State::Cancelled];
     if !filter.states.is_empty() && !filter.states.iter().any(|state| over.contains(state)) {
@@ -330,7 +356,7 @@ pub(super) fn list(tx: &Tx<'_>, filter: &Filter) -> Result<Vec<DeliveryRow>> {
     let most = filter.most.map_or_else(String::new, |most| format!("LIMIT {most}"));
     let sql = format!(
         "SELECT d.id, d.tenant, s.kind, s.number, d.ticket, d.target, d.message_id, d.state, d.reason, d.due, d.attempts, \
-         d.created_at, d.changed_at FROM deliveries d JOIN sessions s ON s.id = d.session WHERE {conditions} \
+         d.created_at, d.changed_at, d.channel, d.fallback, d.instead_of FROM deliveries d JOIN sessions s ON s.id = d.session WHERE {conditions} \
          ORDER BY d.id DESC {most}"
     );
     let mut rows = tx.query(&sql, &values, delivery)?;
@@ -352,5 +378,8 @@ fn delivery(row: &Row<'_>) -> Result<DeliveryRow> {
         attempts: row.number(10)?,
         created_at: moment(row, 11)?,
         changed_at: moment(row, 12)?,
+        channel: row.word(13)?,
+        fallback: row.get::<Option<String>>(14)?.and_then(|word| word.parse().ok()),
+        instead_of: row.get::<Option<i64>>(15)?.map(DeliveryId),
     })
 }

@@ -8,18 +8,18 @@ use jiff::{SignedDuration, Timestamp};
 use serde_json::json;
 
 use super::engine::{Result, Tx, args};
-use super::operate;
 use super::{Scope, Store, StoreError, UNSETTLED, append, moment, session};
+use super::{fall_back, operate, verdict};
 use crate::compose::join_attachment;
 use crate::config::rate::Budget;
-use crate::config::tenant::Retry;
+use crate::config::tenant::{Channel, Retry};
 use crate::crash::{Step, reached};
 use crate::ids::DeliveryId;
 use crate::log::{Entry, Event};
 use crate::outbox::{Next, Outcome, Report, next};
 
 /// How long an instance may be silent before others take over what it holds.
-const LEASE: SignedDuration = SignedDuration::from_secs(30);
+pub(super) const LEASE: SignedDuration = SignedDuration::from_secs(30);
 
 /// When to ask again whether a tenant is still paused.
 const LOOK_AGAIN: SignedDuration = SignedDuration::from_secs(1);
@@ -61,8 +61,10 @@ pub struct Work {
     pub envelope_from: String,
     /// The envelope's recipient.
     pub recipient: String,
-    /// The message.
+    /// The message, or the octets of the note.
     pub wire: Vec<u8>,
+    /// The session file beside a note; none for a mail, which holds it.
+    pub file: Option<Vec<u8>>,
 }
 
 impl Store {
@@ -93,11 +95,12 @@ impl Store {
         self.write(Scope::Nobody, move |tx| tx.execute(sql, args![instance.0])).await
     }
 
-    /// Leases up to `most` deliveries of the tenant that are due, the longest due first; fewer where a budget has
+    /// Leases up to `most` deliveries of the tenant's on this channel that are due, the longest due first; fewer where a budget has
     /// less room, and none while the tenant is paused.
     pub async fn claim(
         &self,
         tenant: String,
+        channel: Channel,
         instance: Instance,
         budgets: Vec<Budget>,
         most: u32,
@@ -110,11 +113,13 @@ impl Store {
                 return Ok(Claimed { leases: Vec::new(), not_before: Some(soon) });
             }
             let (most, not_before) = room(tx, &budgets, most, now)?;
-            let due =
-                "SELECT id, lease + 1 FROM deliveries WHERE tenant = $1 AND due <= $2 ORDER BY due LIMIT $3";
-            let leases = tx.query(due, args![&tenant, now, most], |row| {
-                Ok(Lease { tenant: tenant.clone(), delivery: DeliveryId(row.get(0)?), number: row.get(1)? })
+            let due = "SELECT id, lease + 1, target FROM deliveries WHERE tenant = $1 AND channel = $2 AND due <= $3 \
+                       ORDER BY due LIMIT $4";
+            let due = tx.query(due, args![&tenant, channel.as_str(), now, most], |row| {
+                let (delivery, number) = (DeliveryId(row.get(0)?), row.get(1)?);
+                Ok((Lease { tenant: tenant.clone(), delivery, number }, row.get::<Option<String>>(2)?))
             })?;
+            let leases = hold_stopped(tx, &tenant, due, now)?;
             let take =
                 "UPDATE deliveries SET state = 'leased', due = NULL, lease = $1, owner = $2 WHERE id = $3";
             for lease in &leases {
@@ -134,21 +139,28 @@ impl Store {
         Ok(claimed)
     }
 
-    /// When the tenant's next delivery is due; none when none waits.
-    pub async fn next_due(&self, tenant: String) -> std::result::Result<Option<Timestamp>, StoreError> {
-        let sql = "SELECT due FROM deliveries WHERE tenant = $1 AND due IS NOT NULL ORDER BY due LIMIT 1";
+    /// When the tenant's next delivery on this channel is due; none when none waits.
+    pub async fn next_due(
+        &self,
+        tenant: String,
+        channel: Channel,
+    ) -> std::result::Result<Option<Timestamp>, StoreError> {
+        let sql = "SELECT due FROM deliveries WHERE tenant = $1 AND channel = $2 AND due IS NOT NULL ORDER BY due LIMIT 1";
         self.write(Scope::Tenant(tenant.clone()), move |tx| {
-            tx.first(sql, args![&tenant], |row| moment(row, 0))
+            tx.first(sql, args![&tenant, channel.as_str()], |row| moment(row, 0))
         })
         .await
     }
 
-    /// Whether nothing of the tenant's waits for a time and nothing is being worked on.
-    pub async fn is_idle(&self, tenant: String) -> std::result::Result<bool, StoreError> {
+    /// Whether nothing of the tenant's waits for a time and nothing is being worked on; with `falls_back`, also nothing
+    /// is to be taken over by another channel.
+    pub async fn is_idle(&self, tenant: String, falls_back: bool) -> std::result::Result<bool, StoreError> {
         self.write(Scope::Tenant(tenant.clone()), move |tx| {
             let under_way = |state| format!("SELECT id FROM deliveries WHERE tenant = $1 AND state = '{state}' AND {UNSETTLED} LIMIT 1");
             let waits = "SELECT id FROM deliveries WHERE tenant = $1 AND due IS NOT NULL LIMIT 1";
-            Ok(!tx.any(waits, args![&tenant])?
+            let is_given_up = falls_back && !fall_back::given_up(tx, &tenant)?.is_empty();
+            Ok(!is_given_up
+                && !tx.any(waits, args![&tenant])?
                 && !tx.any(&under_way("leased"), args![&tenant])?
                 && !tx.any(&under_way("sending"), args![&tenant])?)
         })
@@ -165,7 +177,10 @@ impl Store {
         if begun.is_some() {
             reached(Step::Begun);
         }
-        Ok(begun.map(|(work, raw, tail)| Work { wire: join_attachment(work.wire, raw, tail), ..work }))
+        Ok(begun.map(|(work, raw, tail)| match work.file {
+            Some(_) => Work { file: raw, ..work },
+            None => Work { wire: join_attachment(work.wire, raw, tail), ..work },
+        }))
     }
 
     /// Records how an attempt ended and what follows. None when the lease is no longer good: nothing changes.
@@ -208,6 +223,34 @@ impl Store {
     }
 }
 
+/// Holds what goes to an address that mails came back from, and gives the leases of the rest.
+fn hold_stopped(
+    tx: &Tx<'_>,
+    tenant: &str,
+    due: Vec<(Lease, Option<String>)>,
+    now: Timestamp,
+) -> Result<Vec<Lease>> {
+    let stopped = if due.is_empty() { Vec::new() } else { verdict::stopped(tx, tenant)? };
+    let why = |target: &Option<String>| {
+        let target = target.as_deref()?.to_ascii_lowercase();
+        stopped.iter().find(|(address, _)| *address == target).map(|(_, reason)| reason)
+    };
+    let mut leases = Vec::with_capacity(due.len());
+    for (lease, target) in due {
+        match why(&target) {
+            Some(reason) => operate::hold(
+                tx,
+                tenant,
+                lease.delivery,
+                &format!("nothing goes to the address: {reason}"),
+                now,
+            )?,
+            None => leases.push(lease),
+        }
+    }
+    Ok(leases)
+}
+
 /// How many of `most` the budgets have room for; with none, also when there is room again.
 fn room(tx: &Tx<'_>, budgets: &[Budget], most: u32, now: Timestamp) -> Result<(u32, Option<Timestamp>)> {
     let (mut most, mut not_before) = (most, None);
@@ -243,7 +286,7 @@ type Begun = (Work, Option<Vec<u8>>, Option<Vec<u8>>);
 
 fn begin(tx: &Tx<'_>, lease: &Lease, now: Timestamp) -> Result<Option<Begun>> {
     let sql = "SELECT d.attempts + 1, d.target, m.envelope_from, m.head, \
-               CASE WHEN m.tail IS NOT NULL THEN r.raw END, m.tail \
+               CASE WHEN m.tail IS NOT NULL OR d.channel = 'record' THEN r.raw END, m.tail, d.channel \
                FROM deliveries d JOIN messages m ON m.delivery = d.id JOIN revisions r ON r.id = d.revision \
                WHERE d.id = $1 AND d.lease = $2 AND d.state = 'leased' \
                AND EXISTS (SELECT 1 FROM instances i WHERE i.id = d.owner)";
@@ -256,6 +299,7 @@ fn begin(tx: &Tx<'_>, lease: &Lease, now: Timestamp) -> Result<Option<Begun>> {
             envelope_from,
             recipient: row.get(1)?,
             wire: row.get(3)?,
+            file: (row.word::<Channel>(6)? == Channel::Record).then(Vec::new),
         };
         Ok((work, row.get(4)?, row.get(5)?))
     })?;
@@ -300,7 +344,7 @@ fn finish(
             report.outcome.as_str(),
             &report.relay,
             report.tls.as_ref(),
-            report.stage,
+            &*report.stage,
             report.code,
             report.enhanced.as_ref(),
             &report.text,
@@ -347,27 +391,30 @@ fn recover(tx: &Tx<'_>, tenant: &str, instance: Instance, retry: &Retry, now: Ti
         tx.execute("UPDATE deliveries SET state = 'pending', due = $1 WHERE id = $2", args![now, id])?;
     }
     let begun = format!(
-        "SELECT id, lease, attempts FROM deliveries WHERE {orphaned} AND state = 'sending' ORDER BY id"
+        "SELECT id, lease, attempts, channel FROM deliveries WHERE {orphaned} AND state = 'sending' ORDER BY id"
     );
     let begun = tx.query(&begun, values, |row| {
         let lease =
             Lease { tenant: tenant.to_owned(), delivery: DeliveryId(row.get(0)?), number: row.get(1)? };
-        Ok((lease, row.number(2)?))
+        Ok((lease, row.number(2)?, row.word::<Channel>(3)?))
     })?;
-    // The relay is not to blame: what is sent again goes at once.
+    // The relay is not to blame: what is sent again goes at once. A CRM is looked into first, and may still be at work
+    // on what it was sent.
     let at_once = Retry { first: SignedDuration::ZERO, ..*retry };
-    for (lease, attempt) in &begun {
+    for (lease, attempt, channel) in &begun {
+        let retry = if *channel == Channel::Email { &at_once } else { retry };
         let report = Report {
             outcome: Outcome::Uncertain,
             relay: String::new(),
             tls: None,
-            stage: "restart",
+            stage: "restart".into(),
             code: None,
             enhanced: None,
             text: "the program ended during the attempt".to_owned(),
             replies: Vec::new(),
+            retry_after: None,
         };
-        finish(tx, lease, *attempt, &report, &at_once, now)?;
+        finish(tx, lease, *attempt, &report, retry, now)?;
     }
     Ok(begun.len())
 }

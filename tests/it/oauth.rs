@@ -27,10 +27,10 @@ const CLIENT_SECRET: &str = "client-secret-5521";
 const REFRESH_TOKEN: &str = "refresh-token-8807";
 
 /// The bodies of the requests that a token server has heard.
-type Heard = Arc<Mutex<Vec<String>>>;
+pub(crate) type Heard = Arc<Mutex<Vec<String>>>;
 
 /// A token server: `answer` writes the whole answer to the request with this number, from 1.
-fn token_server(answer: impl Fn(usize) -> String + Send + Sync + 'static) -> (u16, Heard) {
+pub(crate) fn token_server(answer: impl Fn(usize) -> String + Send + Sync + 'static) -> (u16, Heard) {
     let heard = Heard::default();
     let hearing = Arc::clone(&heard);
     let port = server(move |mut talk, _| {
@@ -69,7 +69,7 @@ fn answer(status: &str, body: &str) -> String {
 }
 
 /// A token named after the number of its request, good for an hour.
-fn token(number: usize) -> String {
+pub(crate) fn token(number: usize) -> String {
     answer(
         "200 OK",
         &format!(r#"{{"access_token":"token-{number}","token_type":"Bearer","expires_in":3600}}"#),
@@ -84,6 +84,7 @@ fn oauth2(url: &str, refresh_token: Option<&str>) -> OAuth2 {
         client_secret: Some(Secret::new(CLIENT_SECRET.to_owned())),
         refresh_token: refresh_token.map(|token| Secret::new(token.to_owned())),
         scope: Some("https://relay.example.com/.default".to_owned()),
+        assertion: None,
     }
 }
 

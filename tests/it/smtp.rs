@@ -84,7 +84,7 @@ async fn a_message_that_could_be_read_as_two_never_reaches_the_relay() {
     let (last, refused) = reports.split_last().unwrap();
     for (report, wire) in refused.iter().zip(&bad) {
         let shown = String::from_utf8_lossy(wire);
-        assert_eq!((report.outcome, report.stage), (Outcome::Rejected, "local"), "{shown:?}");
+        assert_eq!((report.outcome, &*report.stage), (Outcome::Rejected, "local"), "{shown:?}");
     }
     assert_eq!(last.outcome, Outcome::Accepted, "the connection is as good as before");
     let received = sink.received();
@@ -776,7 +776,7 @@ fn a_refused_envelope_sends_no_message_also_when_all_commands_went_at_once() {
     for (refuse, stage) in [("MAIL", "mail"), ("RCPT", "rcpt"), ("DATA", "data")] {
         for keywords in [&["host"] as &[&str], &["host", "PIPELINING"]] {
             let (lines, report) = heard_by_relay(keywords, refuse);
-            assert_eq!((report.outcome, report.stage), (Outcome::Rejected, stage), "{keywords:?}");
+            assert_eq!((report.outcome, &*report.stage), (Outcome::Rejected, stage), "{keywords:?}");
             assert_eq!((report.code, report.enhanced.as_deref()), (Some(550), Some("5.7.1")));
             assert!(
                 !lines.iter().any(|line| line.contains("text") || line == "."),
@@ -789,7 +789,7 @@ fn a_refused_envelope_sends_no_message_also_when_all_commands_went_at_once() {
 #[test]
 fn a_message_that_the_relay_cannot_take_is_refused_without_a_word_to_it() {
     let (lines, report) = heard_by_relay(&["host", "SIZE 10"], "");
-    assert_eq!((report.outcome, report.stage), (Outcome::Rejected, "local"));
+    assert_eq!((report.outcome, &*report.stage), (Outcome::Rejected, "local"));
     assert!(report.text.contains("14 octets, and the relay takes 10"), "{}", report.text);
     assert_eq!(lines, Vec::<String>::new());
 }

@@ -9,15 +9,16 @@ use std::sync::Arc;
 use aftercall::compose::Composed;
 use aftercall::config::StorePlace;
 use aftercall::config::rate::Budget;
-use aftercall::config::tenant::Retry;
+use aftercall::config::tenant::{Channel, Retry};
 use aftercall::ids::{DeliveryId, Digest, SessionKey};
 use aftercall::log::FIRST;
 use aftercall::outbox::{Outcome, Report, STATES, State};
 use aftercall::plan::{History, Past};
+use aftercall::record::note::Note;
 use aftercall::session::Ticket;
 use aftercall::store::{
-    Acceptance, Accepted, AttemptRow, Change, DeliveryRow, Filter, Instance, Lease, Planned, Quarantined,
-    Store, StoreError,
+    Acceptance, Accepted, AttemptRow, Change, DeliveryRow, FallBack, Filter, Instance, Lease, Message,
+    Planned, Quarantined, Store, StoreError,
 };
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
@@ -38,17 +39,20 @@ macro_rules! on_both_engines {
         mod sqlite {
             $(#[tokio::test]
             async fn $test() {
-                super::$test(super::Engine::Sqlite).await;
+                super::$test($crate::store::Engine::Sqlite).await;
             })*
         }
         mod postgres {
             $(#[tokio::test]
             async fn $test() {
-                super::$test(super::Engine::Postgres).await;
+                super::$test($crate::store::Engine::Postgres).await;
             })*
         }
     };
 }
+
+mod inbounds;
+mod verdicts;
 
 on_both_engines! {
     a_revision_is_stored_with_its_delivery_and_the_same_bytes_again_change_nothing,
@@ -72,6 +76,8 @@ on_both_engines! {
     a_budget_is_shared_by_its_name_and_new_in_each_span,
     a_paused_tenant_is_given_nothing_and_the_log_says_who_waits_for_what,
     an_instance_that_fell_silent_begins_and_ends_nothing_more,
+    each_channel_is_leased_by_itself,
+    what_was_given_up_is_taken_over_once_and_only_while_it_is_the_news,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -108,7 +114,11 @@ impl Kept {
     }
 
     async fn claim(&self, tenant: &str, most: u32, now: Timestamp) -> Vec<Lease> {
-        self.store.claim(tenant.to_owned(), self.instance, vec![], most, now).await.unwrap().leases
+        self.store
+            .claim(tenant.to_owned(), Channel::Email, self.instance, vec![], most, now)
+            .await
+            .unwrap()
+            .leases
     }
 
     fn row(&self, id: DeliveryId) -> DeliveryRow {
@@ -199,18 +209,19 @@ fn report(outcome: Outcome) -> Report {
         outcome,
         relay: "relay.example.com:25".to_owned(),
         tls: Some("TLSv1.3".to_owned()),
-        stage: "message",
+        stage: "message".into(),
         code: Some(450),
         enhanced: Some("4.2.1".to_owned()),
         text: "as scripted".to_owned(),
         replies: vec!["message: 450 as scripted".to_owned()],
+        retry_after: None,
     }
 }
 
 /// The first revision of `call-NUMBER`, to be sent at once.
 fn first(tenant: &str, number: u64) -> Accepted {
     let raw = format!("{tenant} call {number}").into_bytes();
-    let message = Composed {
+    let mail = Composed {
         message_id: format!("{number}.1@example.com"),
         envelope_from: "bridge@example.com".parse().unwrap(),
         recipient: format!("crm+{number}@example.com").parse().unwrap(),
@@ -228,7 +239,9 @@ fn first(tenant: &str, number: u64) -> Accepted {
         source: format!("call-{number}.json"),
         ticket: Ticket { id: Some(number.to_string()), url: None, unusable: false },
         revisions: 0,
-        planned: Planned::Message { message, due: at(0), waits_for: "", hold: None },
+        channel: Channel::Email,
+        fallback: None,
+        planned: Planned::Message { message: Message::Mail(mail), due: at(0), waits_for: "", hold: None },
         supersedes: Vec::new(),
         now: at(0),
     }
@@ -306,12 +319,14 @@ async fn a_plan_that_knew_too_little_is_told_what_is_known(engine: Engine) {
     let id = kept.accept(first("acme", 7)).await;
     let digest = Digest::of(b"acme call 7");
     let history = |state| History {
+        ticket: None,
         revisions: 1,
         newest: Some((at(-60), digest)),
         deliveries: vec![Past {
             id,
             state,
             ticket: Some("7".to_owned()),
+            channel: Channel::Email,
             message_id: Some("7.1@example.com".to_owned()),
             revision: digest,
         }],
@@ -378,7 +393,11 @@ async fn senders_that_claim_at_the_same_time_share_without_overlap(engine: Engin
         .map(|_| {
             let (store, instance) = (kept.store.clone(), kept.instance);
             tokio::spawn(async move {
-                store.claim("acme".to_owned(), instance, vec![], 3, at(0)).await.unwrap().leases
+                store
+                    .claim("acme".to_owned(), Channel::Email, instance, vec![], 3, at(0))
+                    .await
+                    .unwrap()
+                    .leases
             })
         })
         .collect();
@@ -519,8 +538,8 @@ async fn a_tenant_is_idle_when_nothing_waits_for_a_time_and_nothing_runs(engine:
     let kept = Kept::new(engine).await;
     kept.accept(first("other", 1)).await;
     let look = async || {
-        let due = kept.store.next_due("acme".to_owned()).await.unwrap();
-        (kept.store.is_idle("acme".to_owned()).await.unwrap(), due)
+        let due = kept.store.next_due("acme".to_owned(), Channel::Email).await.unwrap();
+        (kept.store.is_idle("acme".to_owned(), false).await.unwrap(), due)
     };
     assert_eq!(look().await, (true, None), "another tenant's work is not this one's");
     kept.accept(due(first("acme", 1), at(30))).await;
@@ -834,7 +853,11 @@ async fn a_budget_is_shared_by_its_name_and_new_in_each_span(engine: Engine) {
     let claim = async |tenant: &str, second: i64| {
         let budgets = vec![budget("relay r:25", 10, 3), budget(&format!("tenant {tenant}"), 60, 4)];
         let now = Timestamp::from_second(base + 60 + second).unwrap();
-        let claimed = kept.store.claim(tenant.to_owned(), kept.instance, budgets, 9, now).await.unwrap();
+        let claimed = kept
+            .store
+            .claim(tenant.to_owned(), Channel::Email, kept.instance, budgets, 9, now)
+            .await
+            .unwrap();
         (claimed.leases.len(), claimed.not_before.map(|moment| moment.as_second() - base - 60))
     };
     assert_eq!(claim("acme", 0).await, (3, None), "the relay's three");
@@ -892,4 +915,85 @@ async fn an_instance_that_fell_silent_begins_and_ends_nothing_more(engine: Engin
     assert_eq!((kept.row(begun).state, kept.row(waiting).state), (State::Uncertain, State::Pending));
     assert_eq!(kept.finish(running, Outcome::Accepted, at(43)).await, None);
     assert_eq!(kept.row(begun).state, State::Uncertain, "what it would have said is no longer heard");
+}
+
+/// The same by the record channel, with mail to fall back to.
+fn noted(accepted: Accepted) -> Accepted {
+    let note = Note {
+        target: "https://crm.example.com".to_owned(),
+        external_id: format!("{}-note", accepted.key.name),
+        text: "Done.".to_owned(),
+        ..Note::blank()
+    };
+    let message = Message::Note(Box::new(note));
+    Accepted {
+        channel: Channel::Record,
+        fallback: Some(Channel::Email),
+        planned: Planned::Message { message, due: at(0), waits_for: "", hold: None },
+        ..accepted
+    }
+}
+
+async fn each_channel_is_leased_by_itself(engine: Engine) {
+    let kept = Kept::new(engine).await;
+    kept.accept(first("acme", 1)).await;
+    let id = kept.accept(noted(first("acme", 2))).await;
+    let claim = async |channel| {
+        let claimed = kept.store.claim("acme".to_owned(), channel, kept.instance, vec![], 9, at(0)).await;
+        claimed.unwrap().leases
+    };
+    let next_due = async |channel| kept.store.next_due("acme".to_owned(), channel).await.unwrap();
+    assert_eq!(next_due(Channel::Record).await, Some(at(0)));
+    let leases = claim(Channel::Record).await;
+    assert_eq!(leases.iter().map(|lease| lease.delivery).collect::<Vec<_>>(), [id]);
+    assert_eq!((next_due(Channel::Record).await, next_due(Channel::Email).await), (None, Some(at(0))));
+    let work = kept.store.begin_attempt(leases[0].clone(), at(0)).await.unwrap().unwrap();
+    assert_eq!(work.file.as_deref(), Some(&b"acme call 2"[..]), "the revision's bytes");
+    assert_eq!(Note::from_bytes(&work.wire).unwrap().external_id, "call-2-note");
+    assert_eq!(claim(Channel::Email).await.len(), 1);
+}
+
+async fn what_was_given_up_is_taken_over_once_and_only_while_it_is_the_news(engine: Engine) {
+    for is_news in [true, false] {
+        let kept = Kept::new(engine).await;
+        let id = kept.accept(noted(first("acme", 1))).await;
+        let claimed =
+            kept.store.claim("acme".to_owned(), Channel::Record, kept.instance, vec![], 1, at(0)).await;
+        let lease = claimed.unwrap().leases.remove(0);
+        kept.store.begin_attempt(lease.clone(), at(0)).await.unwrap().unwrap();
+        let given_up = async || kept.store.given_up("acme".to_owned()).await.unwrap();
+        assert_eq!(given_up().await, []);
+        kept.finish(lease, Outcome::Rejected, at(1)).await;
+        let waiting = given_up().await;
+        assert_eq!(waiting.iter().map(|(id, _)| *id).collect::<Vec<_>>(), [id]);
+        let is_idle = async |falls_back| kept.store.is_idle("acme".to_owned(), falls_back).await.unwrap();
+        assert!(is_idle(false).await && !is_idle(true).await);
+        assert!(waiting[0].1.contains("450 as scripted"), "{waiting:?}");
+        if !is_news {
+            kept.accept(second("acme", 1, vec![])).await;
+        }
+        let fallen = kept.store.fallen("acme".to_owned(), id).await.unwrap().unwrap();
+        assert_eq!((fallen.to, &fallen.raw[..]), (Channel::Email, &b"acme call 1"[..]));
+        let before = kept.store.deliveries(&Filter::default()).unwrap().len();
+        let fall_back = FallBack {
+            tenant: "acme".to_owned(),
+            delivery: id,
+            to: fallen.to,
+            why: "refused".to_owned(),
+            planned: first("acme", 1).planned,
+            now: at(2),
+        };
+        let taken = kept.store.fall_back(fall_back.clone()).await.unwrap();
+        assert_eq!(taken.is_some(), is_news);
+        assert_eq!(kept.store.fall_back(fall_back).await.unwrap(), None, "once");
+        assert_eq!((given_up().await.len(), kept.row(id).state), (0, State::Rejected));
+        let after = kept.store.deliveries(&Filter::default()).unwrap().len();
+        assert_eq!(after, before + usize::from(is_news));
+        if let Some(taken) = taken {
+            let row = kept.row(taken);
+            assert_eq!((row.channel, row.instead_of, row.due), (Channel::Email, Some(id), Some(at(0))));
+        }
+        let records = kept.records(id);
+        assert_eq!(records.iter().filter(|(event, _)| event == "fell-back").count(), 1, "{records:?}");
+    }
 }

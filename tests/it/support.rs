@@ -8,6 +8,8 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::Arc;
 
 use aftercall::config::StorePlace;
+use aftercall::config::marks::{Answer, Mark};
+use aftercall::config::profile::{Profile, SHIPPED};
 use aftercall::ids::SessionName;
 use aftercall::sink::{Received, Script, Sink};
 use aftercall::store::{AttemptRow, DeliveryRow, Filter, Store, Story};
@@ -124,6 +126,8 @@ pub(crate) struct TenantFile<'t> {
     pub(crate) relay: &'t str,
     pub(crate) retry: &'t str,
     pub(crate) missing_ticket: &'t str,
+    /// The section `[record]` with those below it; none where it is empty.
+    pub(crate) record: &'t str,
 }
 
 impl Default for TenantFile<'_> {
@@ -136,6 +140,7 @@ impl Default for TenantFile<'_> {
             relay: PLAIN,
             retry: "",
             missing_ticket: "",
+            record: "",
         }
     }
 }
@@ -197,10 +202,11 @@ impl Site {
 
     /// The same with a relay at another port.
     pub(crate) fn tenant_at(&self, name: &str, port: u16, tenant: &TenantFile<'_>) {
-        let TenantFile { top, sender, recipient, profile, relay, retry, missing_ticket } = tenant;
+        let TenantFile { top, sender, recipient, profile, relay, retry, missing_ticket, record } = tenant;
+        let record = if record.is_empty() { String::new() } else { format!("[record]\n{record}\n") };
         let text = format!(
             "folder = \"../inbox/{name}\"\n{top}\n[sender]\n{sender}\n[recipient]\n{recipient}\n[profile]\n{profile}\n\
-             [relay]\n{relay}\nport = {port}\n[retry]\n{retry}\n[missing_ticket]\n{missing_ticket}\n"
+             [relay]\n{relay}\nport = {port}\n[retry]\n{retry}\n[missing_ticket]\n{missing_ticket}\n{record}"
         );
         self.write(&format!("config/tenants/{name}.toml"), text.as_bytes());
     }
@@ -263,8 +269,17 @@ impl Site {
 
     /// Starts `serve` with these names in its environment.
     pub(crate) fn serve_with(&self, environment: &[(&str, &str)]) -> Serve {
+        self.start(&["serve"], environment)
+    }
+
+    /// Starts `serve` for one tenant.
+    pub(crate) fn serve_of(&self, tenant: &str) -> Serve {
+        self.start(&["serve", "--tenant", tenant], &[])
+    }
+
+    fn start(&self, arguments: &[&str], environment: &[(&str, &str)]) -> Serve {
         let log = File::options().create(true).append(true).open(self.path("serve.log")).unwrap();
-        let mut command = self.command(&["serve"]);
+        let mut command = self.command(arguments);
         command.envs(environment.iter().copied());
         let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn().unwrap();
         Serve(Running(child))
@@ -398,4 +413,27 @@ pub(crate) fn attachment(message: &Message<'_>) -> (String, Vec<u8>) {
     let files: Vec<_> = message.attachments().collect();
     assert_eq!(files.len(), 1);
     (files[0].attachment_name().unwrap().to_owned(), files[0].contents().to_vec())
+}
+
+/// Whether all of a mark's patterns are in a mail, and the ticket that they name.
+fn fits(mark: &Mark, message: &Message<'_>) -> Option<Option<String>> {
+    let subject = message.subject().unwrap_or_default();
+    let subject = mark.subject.as_ref().map(|pattern| pattern.captures(subject));
+    let from =
+        message.from().and_then(|from| from.first()).and_then(|from| from.address()).unwrap_or_default();
+    let text = message.body_text(0).unwrap_or_default();
+    let field = |name: &str| message.header_raw(name).unwrap_or_default().trim().to_owned();
+    let others = mark.from.as_ref().is_none_or(|pattern| pattern.is_match(from))
+        && mark.text.as_ref().is_none_or(|pattern| pattern.is_match(&text))
+        && mark.header.as_ref().is_none_or(|(name, pattern)| pattern.is_match(&field(name)));
+    let ticket = subject.as_ref().and_then(|found| Some(found.as_ref()?.name("ticket")?.as_str().to_owned()));
+    (others && subject.is_none_or(|found| found.is_some())).then_some(ticket)
+}
+
+/// What a shipped profile makes of a CRM's answer: its kind, and the ticket that it names.
+pub(crate) fn judged(profile: &str, mail: &[u8]) -> Option<(Answer, Option<String>)> {
+    let (name, source) = SHIPPED.into_iter().find(|(name, _)| *name == profile).unwrap();
+    let profile = Profile::parse(name, Path::new(name), source).unwrap();
+    let message = parsed(mail);
+    profile.marks.iter().find_map(|mark| Some((mark.answer, fits(mark, &message)?)))
 }

@@ -46,7 +46,12 @@ pub(super) fn read(table: &str) -> Result<Vec<Label>, String> {
     rows.map(|(at, line)| {
         let cells: Vec<&str> = line.split('\t').collect();
         if cells.len() != names.len() {
-            return Err(format!("line {}: {} columns, where the first line has {}", at + 2, cells.len(), names.len()));
+            return Err(format!(
+                "line {}: {} columns, where the first line has {}",
+                at + 2,
+                cells.len(),
+                names.len()
+            ));
         }
         Ok(label(&names.iter().copied().zip(cells).collect()))
     })

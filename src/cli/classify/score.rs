@@ -7,8 +7,23 @@ use crate::parse::Mail;
 
 /// What is counted, in the order of the columns. Each counts what is right, out of how many.
 pub(super) const COLUMNS: [&str; 17] = [
-    "det", "rcpt", "exact", "delay", "fp", "auto", "auto-det", "fpa", "arf", "mdn", "delivered", "status",
-    "reason", "reason-tests", "hard", "mid", "kind",
+    "det",
+    "rcpt",
+    "exact",
+    "delay",
+    "fp",
+    "auto",
+    "auto-det",
+    "fpa",
+    "arf",
+    "mdn",
+    "delivered",
+    "status",
+    "reason",
+    "reason-tests",
+    "hard",
+    "mid",
+    "kind",
 ];
 
 /// Columns in which each mail counts, so that they are shown as numbers, not as percent.
@@ -117,9 +132,11 @@ fn recipients(label: &Label, verdict: &Verdict) -> Vec<Judged> {
     let is_late = |one: &&Recipient| matches!(one.action, Action::Failed | Action::Delayed);
     let found: Vec<String> =
         verdict.recipients.iter().filter(is_late).map(|one| one.address.to_lowercase()).collect();
-    let has_all = verdict.kind.is_trouble() && wanted.iter().all(|ways| ways.iter().any(|way| found.contains(way)));
+    let has_all =
+        verdict.kind.is_trouble() && wanted.iter().all(|ways| ways.iter().any(|way| found.contains(way)));
     let has_only = found.iter().all(|one| wanted.iter().any(|ways| ways.contains(one)));
-    let (wanted, found) = (wanted.iter().map(|ways| ways.join("|")).collect::<Vec<_>>().join(","), found.join(","));
+    let (wanted, found) =
+        (wanted.iter().map(|ways| ways.join("|")).collect::<Vec<_>>().join(","), found.join(","));
     let one = |column, is_right| Judged { column, is_right, wanted: wanted.clone(), found: found.clone() };
     vec![one("rcpt", has_all), one("exact", has_all && has_only)]
 }
@@ -148,7 +165,12 @@ fn codes(label: &Label, verdict: &Verdict) -> Vec<Judged> {
     if let Some(wanted) = label.hard {
         let found = first.is_some_and(|one| one.hard);
         let word = |hard| if hard { "hard" } else { "soft" }.to_owned();
-        judged.push(Judged { column: "hard", is_right: found == wanted, wanted: word(wanted), found: word(found) });
+        judged.push(Judged {
+            column: "hard",
+            is_right: found == wanted,
+            wanted: word(wanted),
+            found: word(found),
+        });
     }
     judged
 }

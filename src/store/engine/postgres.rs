@@ -19,9 +19,12 @@ use crate::config::secret::Secret;
 use crate::deliver::tls;
 
 /// The migrations in order, with the numbers of SQLite's.
-pub(super) const MIGRATIONS: [&str; 2] = [
+pub(super) const MIGRATIONS: [&str; 5] = [
     include_str!("../migrations/postgres/0001_outbox_and_log.sql"),
     include_str!("../migrations/postgres/0002_instances_and_chains.sql"),
+    include_str!("../migrations/postgres/0003_inbounds.sql"),
+    include_str!("../migrations/postgres/0004_channels.sql"),
+    include_str!("../migrations/postgres/0005_verdicts.sql"),
 ];
 
 /// Held while the schema is looked at and changed, so that instances that start together do it one after another.

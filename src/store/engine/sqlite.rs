@@ -10,9 +10,12 @@ use rusqlite::{Connection, OpenFlags, ToSql, TransactionBehavior, params_from_it
 use super::{Arg, Fault, Result};
 
 /// The migrations in order; the schema's version is how many have run.
-pub(super) const MIGRATIONS: [&str; 2] = [
+pub(super) const MIGRATIONS: [&str; 5] = [
     include_str!("../migrations/sqlite/0001_outbox_and_log.sql"),
     include_str!("../migrations/sqlite/0002_instances_and_chains.sql"),
+    include_str!("../migrations/sqlite/0003_inbounds.sql"),
+    include_str!("../migrations/sqlite/0004_channels.sql"),
+    include_str!("../migrations/sqlite/0005_verdicts.sql"),
 ];
 
 pub(in crate::store) struct Database(Connection);

@@ -5,7 +5,9 @@ mod bounces;
 mod daemon;
 mod dovecot;
 mod exim;
+mod imap;
 mod instances;
+mod mailboxes;
 mod outages;
 mod postfix;
 pub(crate) mod postgres;
@@ -13,8 +15,8 @@ mod submission;
 
 use std::path::Path;
 
-pub(crate) use daemon::User;
-use daemon::{Daemon, free_port, logs, need, own_id, text};
+use daemon::{Daemon, logs, need, own_id, text};
+pub(crate) use daemon::{User, free_port};
 
 /// The mails in a Maildir, as their server keeps them.
 fn maildir(folder: &Path) -> Vec<Vec<u8>> {

@@ -41,6 +41,11 @@ pub(super) struct Postfix {
 impl Postfix {
     /// Starts one that offers AUTH with these mechanisms, under TLS only.
     pub(super) fn start(mechanisms: &str) -> Self {
+        Self::start_with(mechanisms, "")
+    }
+
+    /// The same with these lines behind main.cf; one that begins with `#` is of master.cf.
+    pub(super) fn start_with(mechanisms: &str, more: &str) -> Self {
         need("postfix", &["/usr/lib/postfix/sbin/master"]);
         let dovecot = Dovecot::start(mechanisms);
         let (folder, port) = (User::Root.folder(), free_port());
@@ -55,12 +60,12 @@ impl Postfix {
         std::fs::write(path("server.pem"), server).unwrap();
         // Postfix delivers for anybody but root.
         let owner = if own_id() == 0 { 65_534 } else { own_id() };
-        let main = main_cf(folder.path(), &dovecot.socket(), owner);
+        let main = main_cf(folder.path(), &dovecot.socket(), owner) + more + "\n";
         std::fs::write(path("config/main.cf"), main).unwrap();
         // Postfix waits until this file is two seconds old, lest somebody is writing it still.
         let main = std::fs::File::options().write(true).open(path("config/main.cf")).unwrap();
         main.set_modified(UNIX_EPOCH).unwrap();
-        std::fs::write(path("config/master.cf"), master_cf(port)).unwrap();
+        std::fs::write(path("config/master.cf"), master_cf(port, more)).unwrap();
         // Postfix would make it for itself only.
         std::fs::write(path("mail.log"), "").unwrap();
         std::fs::write(path("mail/full"), vec![b'\n'; MOST_OCTETS]).unwrap();
@@ -137,7 +142,7 @@ impl Drop for Postfix {
 /// A certificate authority, and a server's key with the certificate that it gave.
 pub(super) struct Certified {
     pub(super) authority: String,
-    server: String,
+    pub(super) server: String,
 }
 
 /// A new authority that vouches for a server of this name.
@@ -189,7 +194,8 @@ virtual_gid_maps = static:65534
 }
 
 /// The processes; without pickup, since nothing comes but by SMTP, and without a client, since nothing goes on.
-fn master_cf(port: u16) -> String {
+fn master_cf(port: u16, more: &str) -> String {
+    let own: String = more.lines().filter_map(|line| line.strip_prefix('#')).collect();
     format!(
         "127.0.0.1:{port} inet n - n - - smtpd
 cleanup unix n - n - 0 cleanup
@@ -203,8 +209,10 @@ proxymap unix - - n - - proxymap
 error unix - - n - - error
 retry unix - - n - - error
 virtual unix - n n - - virtual
+lmtp unix - - n - - lmtp
 anvil unix - - n - 1 anvil
 postlog unix-dgram n - n - 1 postlogd
+{own}
 "
     )
 }

@@ -1,0 +1,32 @@
+//! The profiles that ship, compiled in.
+
+/// Name and text of each, by name.
+pub const SHIPPED: [(&str, &str); 27] = [
+    ("chatwoot", include_str!("../../config/profiles/chatwoot.toml")),
+    ("dynamics", include_str!("../../config/profiles/dynamics.toml")),
+    ("espocrm", include_str!("../../config/profiles/espocrm.toml")),
+    ("freescout", include_str!("../../config/profiles/freescout.toml")),
+    ("freshdesk", include_str!("../../config/profiles/freshdesk.toml")),
+    ("front", include_str!("../../config/profiles/front.toml")),
+    ("generic", include_str!("../../config/profiles/generic.toml")),
+    ("glpi", include_str!("../../config/profiles/glpi.toml")),
+    ("helpscout", include_str!("../../config/profiles/helpscout.toml")),
+    ("hubspot", include_str!("../../config/profiles/hubspot.toml")),
+    ("intercom", include_str!("../../config/profiles/intercom.toml")),
+    ("jira", include_str!("../../config/profiles/jira.toml")),
+    ("kustomer", include_str!("../../config/profiles/kustomer.toml")),
+    ("odoo", include_str!("../../config/profiles/odoo.toml")),
+    ("oracle", include_str!("../../config/profiles/oracle.toml")),
+    ("osticket", include_str!("../../config/profiles/osticket.toml")),
+    ("redmine", include_str!("../../config/profiles/redmine.toml")),
+    ("roundup", include_str!("../../config/profiles/roundup.toml")),
+    ("rt", include_str!("../../config/profiles/rt.toml")),
+    ("salesforce", include_str!("../../config/profiles/salesforce.toml")),
+    ("sap", include_str!("../../config/profiles/sap.toml")),
+    ("servicenow", include_str!("../../config/profiles/servicenow.toml")),
+    ("suitecrm", include_str!("../../config/profiles/suitecrm.toml")),
+    ("zammad", include_str!("../../config/profiles/zammad.toml")),
+    ("zendesk", include_str!("../../config/profiles/zendesk.toml")),
+    ("znuny", include_str!("../../config/profiles/znuny.toml")),
+    ("zoho", include_str!("../../config/profiles/zoho.toml")),
+];

@@ -1,0 +1,352 @@
+//! What came back becomes known: a stored mail is read, judged, matched to its delivery, and answered by the tenant's
+//! policy; the store then keeps all of it in one transaction.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::try_join_all;
+use jiff::Timestamp;
+use serde_json::{Value, json};
+use tokio::sync::watch;
+use tokio::task::spawn_blocking;
+use tracing::{error, info, warn};
+
+use super::desk::Desk;
+use super::intake::chain;
+use super::make::Making;
+use crate::address::Address;
+use crate::classify::classify;
+use crate::classify::rules::Rules;
+use crate::classify::verdict::Verdict;
+use crate::compose::Composed;
+use crate::config::Config;
+use crate::config::tenant::{Channel, Tenant};
+use crate::correlate::{Found, Proof, Signatory, correlate};
+use crate::ids::{DeliveryId, InboundId};
+use crate::notice::{self, Notice};
+use crate::parse::{Mail, parse};
+use crate::plan::{History, Plan, Target, Timing, plan};
+use crate::react::{About, Case, Reaction, react};
+use crate::reply::own_words;
+use crate::session::{Reading, read};
+use crate::store::{Act, Deed, Judged, Matched, Planned, Store, StoreError, Unjudged};
+use crate::token::TokenKey;
+
+/// How often it is asked whether mails came back.
+const POLL: Duration = Duration::from_secs(1);
+/// The most mails that are asked for at a time.
+const BATCH: u32 = 16;
+/// The most characters of a mail's header in the evidence.
+const MOST_EVIDENCE: usize = 300;
+
+/// Judges mails of all tenants.
+#[derive(Clone)]
+pub struct Reconciler {
+    store: Store,
+    desks: Arc<[Desk]>,
+    /// The tenants of each mailbox; one that is not there has all.
+    mailboxes: Arc<[(String, Vec<String>)]>,
+    rules: Arc<Rules>,
+}
+
+/// A mail that was read and judged, before anything follows.
+struct Read {
+    mail: Mail,
+    verdict: Verdict,
+    matched: Option<(Matched, Proof)>,
+    evidence: Value,
+}
+
+impl Reconciler {
+    /// Sets up the judging for all tenants of a configuration.
+    pub fn new(config: &Config, desks: Vec<Desk>, rules: Rules, store: Store) -> Self {
+        let mailboxes =
+            config.mailboxes.iter().map(|mailbox| (mailbox.name.clone(), mailbox.tenants.clone()));
+        Self { store, desks: desks.into(), mailboxes: mailboxes.collect(), rules: Arc::new(rules) }
+    }
+
+    /// Judges what comes until told to stop.
+    pub async fn run(self, mut stop: watch::Receiver<bool>) -> Result<(), StoreError> {
+        while !*stop.borrow() {
+            if self.judge_new().await? == 0 {
+                tokio::select! {
+                    () = tokio::time::sleep(POLL) => {}
+                    _ = stop.changed() => {}
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Judges the mails that nobody has judged, some of them, and says how many.
+    pub async fn judge_new(&self) -> Result<usize, StoreError> {
+        let rows = self.store.new_inbounds(BATCH).await?;
+        // Together, so that they share commits.
+        let judged = rows.iter().map(async |row| match self.store.inbound(row.id).await? {
+            Some(inbound) => self.judge(inbound, None, false).await,
+            None => Ok(false),
+        });
+        try_join_all(judged).await?;
+        Ok(rows.len())
+    }
+
+    /// Judges one mail and does what follows; with `hand`, as about this delivery. False when it was judged before.
+    pub async fn judge(
+        &self,
+        inbound: Unjudged,
+        hand: Option<DeliveryId>,
+        again: bool,
+    ) -> Result<bool, StoreError> {
+        let id = inbound.id;
+        let read = self.read(inbound, hand).await?;
+        let desk = read.matched.as_ref().and_then(|(matched, _)| self.desk(&matched.key.tenant));
+        let deeds = match desk {
+            Some(desk) => deeds(desk, id, &read),
+            None => vec![Deed {
+                reaction: "noted",
+                detail: "nothing ties it to a delivery".to_owned(),
+                act: Act::Nothing,
+            }],
+        };
+        let about = read
+            .matched
+            .as_ref()
+            .map(|(matched, proof)| (matched.key.tenant.clone(), matched.delivery, *proof));
+        let tenant = about.as_ref().map(|(tenant, ..)| tenant.clone());
+        let (kind, rule) = (read.verdict.kind.as_str(), read.verdict.rule.clone());
+        let did: Vec<&'static str> = deeds.iter().map(|deed| deed.reaction).collect();
+        let (verdict, evidence, now) = (read.verdict, read.evidence, self.now());
+        let is_judged =
+            self.store.judge(Judged { inbound: id, about, verdict, evidence, deeds, again, now }).await?;
+        if is_judged {
+            info!(inbound = id.0, tenant, verdict = kind, rule, reactions = ?did, "judged a mail");
+        }
+        Ok(is_judged)
+    }
+
+    /// What a mail would be judged to be now. Nothing is kept and nothing follows.
+    pub async fn look(&self, inbound: Unjudged) -> Result<Verdict, StoreError> {
+        Ok(self.read(inbound, None).await?.verdict)
+    }
+
+    fn now(&self) -> Timestamp {
+        self.desks.first().map_or(Timestamp::UNIX_EPOCH, |desk| desk.clock.now())
+    }
+
+    fn desk(&self, tenant: &str) -> Option<&Desk> {
+        self.desks.iter().find(|desk| desk.tenant.name == tenant)
+    }
+
+    /// The desks of the tenants whose mails come to a mailbox.
+    fn desks_of(&self, mailbox: &str) -> Vec<&Desk> {
+        let named = self.mailboxes.iter().find(|(name, _)| name == mailbox).map(|(_, tenants)| tenants);
+        let is_of = |desk: &&Desk| {
+            named.is_none_or(|tenants| tenants.is_empty() || tenants.contains(&desk.tenant.name))
+        };
+        self.desks.iter().filter(is_of).collect()
+    }
+
+    async fn read(&self, inbound: Unjudged, hand: Option<DeliveryId>) -> Result<Read, StoreError> {
+        let Unjudged { mailbox, recipient, raw, .. } = inbound;
+        let mail = spawn_blocking(move || parse(&raw)).await.unwrap_or_default();
+        let desks = self.desks_of(&mailbox);
+        let tenants: Vec<_> =
+            desks.iter().map(|desk| (Arc::clone(&desk.tenant), Arc::clone(&desk.keys))).collect();
+        let signatories: Vec<Signatory<'_>> =
+            tenants.iter().map(|(tenant, keys)| signatory(tenant, keys)).collect();
+        let found = correlate(&mail, recipient.as_deref(), &signatories);
+        let (matched, conflict) = self.matched(&found, hand).await?;
+        let tenant = matched.as_ref().map(|(matched, _)| matched.key.tenant.as_str());
+        let marks = tenant.and_then(|tenant| self.desk(tenant)).map(|desk| &desk.tenant.profile.marks[..]);
+        let verdict = classify(&mail, &self.rules, marks.unwrap_or_default());
+        let evidence = evidence(&mail, &found, conflict.as_deref());
+        Ok(Read { mail, verdict, matched, evidence })
+    }
+
+    /// The delivery of the strongest proof that leads to one, and what contradicts it.
+    async fn matched(
+        &self,
+        found: &[Found],
+        hand: Option<DeliveryId>,
+    ) -> Result<(Option<(Matched, Proof)>, Option<String>), StoreError> {
+        let mut best = match hand {
+            Some(delivery) => {
+                self.store.delivery_to_match(delivery).await?.map(|matched| (matched, Proof::Hand))
+            }
+            None => None,
+        };
+        let mut conflict = None;
+        for one in found {
+            let Some(matched) = self.store.find_delivery(one.clone()).await? else { continue };
+            match &best {
+                None => best = Some((matched, one.proof)),
+                Some((first, _)) if first.key != matched.key => {
+                    conflict =
+                        conflict.or_else(|| Some(format!("{} names {}", one.proof.as_str(), matched.key)));
+                }
+                Some(_) => {}
+            }
+        }
+        Ok((best, conflict))
+    }
+}
+
+/// What follows, ready for the store.
+fn deeds(desk: &Desk, inbound: InboundId, read: &Read) -> Vec<Deed> {
+    let Some((matched, proof)) = &read.matched else { return Vec::new() };
+    let (policy, own) = (&desk.tenant.reactions, &desk.tenant.sender.address);
+    // What the CRM calls the ticket in mails, which is not always what the sessions call it.
+    let by_mail = |id: &String| {
+        let url = matched.ticket_url.as_deref();
+        desk.tenant.tickets.for_mail(&desk.tenant.profile, id, url).unwrap_or_else(|_| id.clone())
+    };
+    let about = About { ticket: matched.about.ticket.as_ref().map(by_mail), ..matched.about.clone() };
+    let about = Some((&about, *proof));
+    let case = Case { mail: &read.mail, verdict: &read.verdict, about, policy, own };
+    react(&case).into_iter().map(|reaction| deed(desk, inbound, read, matched, reaction)).collect()
+}
+
+fn signatory<'s>(tenant: &'s Tenant, keys: &'s [TokenKey]) -> Signatory<'s> {
+    Signatory {
+        tenant: &tenant.name,
+        instance: &tenant.instance,
+        mailbox: &tenant.sender.bounces,
+        domain: tenant.sender.address.domain(),
+        keys,
+    }
+}
+
+/// Makes what a reaction needs. Whatever cannot be made is said in its place, and never stops the rest.
+fn deed(desk: &Desk, inbound: InboundId, read: &Read, matched: &Matched, reaction: Reaction) -> Deed {
+    let (word, mut detail) = (reaction.as_str(), reaction.detail().to_owned());
+    let policy = &desk.tenant.reactions;
+    let now = desk.clock.now();
+    let act = match reaction {
+        Reaction::Note(_) => Act::Nothing,
+        Reaction::SendAgain => Act::Again(now.saturating_add(policy.soft_wait).unwrap_or(Timestamp::MAX)),
+        Reaction::SendSmaller => instead(desk, matched, Channel::Email, None, true),
+        Reaction::SendTo(address) => instead(desk, matched, Channel::Email, Some(address), false),
+        Reaction::UseOtherChannel => {
+            instead(desk, matched, matched.fallback.unwrap_or(Channel::Email), None, false)
+        }
+        Reaction::Hold(why) => Act::Hold(why),
+        Reaction::StopAddress(address, why) => Act::Stop(address, why),
+        Reaction::TakeTicket(ticket) if desk.tenant.profile.ticket.is_for_mail(&ticket) => {
+            Act::Ticket(ticket)
+        }
+        Reaction::TakeTicket(ticket) => {
+            detail = format!("{ticket} is no ticket of this CRM");
+            Act::Nothing
+        }
+        Reaction::Alert(what) => {
+            warn!(tenant = desk.tenant.name, session = %matched.key.name, inbound = inbound.0, what, "needs a person");
+            match (&policy.alert, alert(desk, inbound, read, matched, &what)) {
+                (Some(_), Some(mail)) => Act::Alert(Box::new(mail), matter(matched, &what)),
+                _ => Act::Nothing,
+            }
+        }
+        Reaction::Forward => {
+            forward(desk, inbound, read, matched).map_or(Act::Nothing, |mail| Act::Notice(Box::new(mail)))
+        }
+    };
+    Deed { reaction: word, detail, act }
+}
+
+/// Alerts of one matter are told once an hour: what happened, without whom and when.
+fn matter(matched: &Matched, what: &str) -> String {
+    let kind: String = what.chars().filter(|c| !c.is_ascii_digit()).take(40).collect();
+    format!("{} {kind}", matched.about.recipient)
+}
+
+/// The update of a delivery's revision once more: another address, without the file, or another channel.
+fn instead(
+    desk: &Desk,
+    matched: &Matched,
+    channel: Channel,
+    address: Option<Address>,
+    is_smaller: bool,
+) -> Act {
+    let Matched { key, raw, digest, about, .. } = matched;
+    let session = match read(raw, "", desk.session_bytes.max(raw.len())) {
+        Ok(Reading::Session(session)) => *session,
+        Ok(Reading::Other(what)) => return Act::Hold(format!("the stored file is {what}")),
+        Err(fault) => return Act::Hold(chain(&fault)),
+    };
+    let history = History { ticket: about.ticket.clone(), ..History::default() };
+    let now = desk.clock.now();
+    let mut mail = match plan(&session, digest, &desk.tenant, channel, &history, Timing::Now, now) {
+        Plan::Send(mail) => mail,
+        Plan::Hold { reason, .. } => return Act::Hold(reason),
+        Plan::Keep(why) => return Act::Hold(why.to_owned()),
+    };
+    if let Some(address) = address {
+        mail.target = Target::Email(address);
+    }
+    let making = Making { desk, key, raw, digest, followed: None, is_smaller };
+    let planned: Planned = making.planned(session, &mail);
+    Act::Instead(channel, Box::new(planned))
+}
+
+/// The mail that tells a person what happened.
+fn alert(desk: &Desk, inbound: InboundId, read: &Read, matched: &Matched, what: &str) -> Option<Composed> {
+    let recipient = desk.tenant.reactions.alert.as_ref()?;
+    let text = format!("{what}\n\n{}", context(inbound, read, matched));
+    let subject = format!("{}: {what}", matched.key);
+    compose(
+        desk,
+        &Notice { session: &matched.key, inbound, recipient, reply_to: None, subject: &subject, text: &text },
+    )
+}
+
+/// The mail that hands a reply on.
+fn forward(desk: &Desk, inbound: InboundId, read: &Read, matched: &Matched) -> Option<Composed> {
+    let recipient = desk.tenant.reactions.forward.as_ref()?;
+    let headers = &read.mail.headers;
+    let from = headers.addresses("from").first().copied().unwrap_or_default();
+    let words = own_words(&read.mail.text);
+    let text = format!("{from} wrote:\n\n{words}\n\n{}", context(inbound, read, matched));
+    let subject = format!("{}: {}", matched.key, headers.get("subject").unwrap_or_default());
+    let reply_to: Option<Address> = from.parse().ok();
+    let reply_to = reply_to.as_ref();
+    compose(
+        desk,
+        &Notice { session: &matched.key, inbound, recipient, reply_to, subject: &subject, text: &text },
+    )
+}
+
+fn compose(desk: &Desk, notice: &Notice<'_>) -> Option<Composed> {
+    let now = desk.clock.now();
+    let made = notice::compose(notice, &desk.tenant, &desk.keys[0], now).map_err(|fault| chain(&fault));
+    let signed = made.and_then(|mail| desk.sign(mail, now));
+    signed.map_err(|cause| error!(tenant = desk.tenant.name, cause, "a notice cannot be made")).ok()
+}
+
+/// What a person needs to find the matter.
+fn context(inbound: InboundId, read: &Read, matched: &Matched) -> String {
+    let Matched { key, delivery, about, .. } = matched;
+    let ticket = about.ticket.as_deref().unwrap_or("none");
+    let (kind, rule) = (read.verdict.kind.as_str(), &read.verdict.rule);
+    format!(
+        "Session:  {} of tenant {}\nTicket:   {ticket}\nDelivery: {delivery} to {}\nInbound:  {inbound}, {kind} by the rule \
+         {rule}\n\naftercall log show {} --tenant {}\naftercall inbox show {inbound}\n",
+        key.name, key.tenant, about.recipient, key.name, key.tenant
+    )
+}
+
+/// What the mail was judged by, for people and for judging it again.
+fn evidence(mail: &Mail, found: &[Found], conflict: Option<&str>) -> Value {
+    let header = |name: &str| -> Option<String> {
+        mail.headers.get(name).map(|value| value.chars().take(MOST_EVIDENCE).collect())
+    };
+    let proofs: Vec<Value> =
+        found.iter().map(|one| json!([one.proof.as_str(), one.session.to_string()])).collect();
+    let problems: Vec<&str> = mail.problems.iter().map(|problem| problem.as_str()).collect();
+    json!({
+        "from": header("from"),
+        "subject": header("subject"),
+        "message_id": header("message-id"),
+        "proofs": proofs,
+        "conflict": conflict,
+        "problems": problems,
+    })
+}

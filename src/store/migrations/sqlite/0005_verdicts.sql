@@ -1,0 +1,40 @@
+-- What each mail that came back was judged to be. Judging it again replaces the row; what followed stays in the log.
+CREATE TABLE verdicts (
+  inbound INTEGER PRIMARY KEY REFERENCES inbounds (id),
+  -- The delivery that it is about; none where nothing ties it to one.
+  tenant TEXT,
+  session INTEGER REFERENCES sessions (id),
+  delivery INTEGER REFERENCES deliveries (id),
+  proof TEXT,
+  kind TEXT NOT NULL,
+  rule TEXT NOT NULL,
+  -- As JSON: the verdict; what it was judged by; what followed.
+  verdict TEXT NOT NULL,
+  evidence TEXT NOT NULL,
+  reactions TEXT NOT NULL,
+  judged_at INTEGER NOT NULL
+) STRICT;
+CREATE INDEX verdicts_by_session ON verdicts (session) WHERE session IS NOT NULL;
+CREATE INDEX verdicts_unmatched ON verdicts (inbound) WHERE delivery IS NULL;
+
+-- The addresses that nothing goes to any more, in small letters.
+CREATE TABLE stopped (
+  tenant TEXT NOT NULL,
+  address TEXT NOT NULL,
+  at INTEGER NOT NULL,
+  reason TEXT NOT NULL,
+  PRIMARY KEY (tenant, address)
+) STRICT, WITHOUT ROWID;
+
+-- When a person was told last of a matter, so that a flood of bounces is no flood of alerts.
+CREATE TABLE alerts (
+  tenant TEXT NOT NULL,
+  matter TEXT NOT NULL,
+  at INTEGER NOT NULL,
+  PRIMARY KEY (tenant, matter)
+) STRICT, WITHOUT ROWID;
+
+-- The ticket that the CRM named in its answer to an update without one.
+ALTER TABLE sessions ADD COLUMN learned_ticket TEXT;
+-- The inbound that a delivery tells somebody of; none for an update.
+ALTER TABLE deliveries ADD COLUMN notice INTEGER;
