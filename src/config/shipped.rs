@@ -1,7 +1,7 @@
 //! The profiles that ship, compiled in.
 
 /// Name and text of each, by name.
-pub const SHIPPED: [(&str, &str); 27] = [
+pub const SHIPPED: [(&str, &str); 28] = [
     ("chatwoot", include_str!("../../config/profiles/chatwoot.toml")),
     ("dynamics", include_str!("../../config/profiles/dynamics.toml")),
     ("espocrm", include_str!("../../config/profiles/espocrm.toml")),
@@ -21,6 +21,7 @@ pub const SHIPPED: [(&str, &str); 27] = [
     ("redmine", include_str!("../../config/profiles/redmine.toml")),
     ("roundup", include_str!("../../config/profiles/roundup.toml")),
     ("rt", include_str!("../../config/profiles/rt.toml")),
+    ("rt-comment", include_str!("../../config/profiles/rt-comment.toml")),
     ("salesforce", include_str!("../../config/profiles/salesforce.toml")),
     ("sap", include_str!("../../config/profiles/sap.toml")),
     ("servicenow", include_str!("../../config/profiles/servicenow.toml")),

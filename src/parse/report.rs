@@ -150,7 +150,21 @@ pub(super) fn feedback(text: &str) -> Option<Feedback> {
 
 /// Reads a receipt. `None` where it has no `Disposition`.
 pub(super) fn disposition(text: &str) -> Option<Disposition> {
-    let fields = groups(text).into_iter().find(|group| group.get("disposition").is_some())?;
+    groups(text).iter().find_map(receipt)
+}
+
+/// A receipt that stands in a text. What it must have (RFC 8098, sections 3.2.4 and 3.2.6) is asked for: updates show a
+/// session's disposition in a line that begins alike, and whoever answers one may quote it.
+pub(super) fn disposition_in(text: &str) -> Option<Disposition> {
+    let is_whole = |fields: &&Headers| {
+        let value = fields.get("disposition").unwrap_or_default().to_ascii_lowercase();
+        fields.get("final-recipient").is_some()
+            && (value.starts_with("manual-action/") || value.starts_with("automatic-action/"))
+    };
+    groups(text).iter().filter(is_whole).find_map(receipt)
+}
+
+fn receipt(fields: &Headers) -> Option<Disposition> {
     // RFC 8098, section 3.2.6: action-mode "/" sending-mode ";" disposition-type [ "/" modifiers ]
     let value = fields.get("disposition")?.to_ascii_lowercase();
     let (mode, kind) = value.split_once(';').unwrap_or(("", &value));

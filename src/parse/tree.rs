@@ -232,7 +232,7 @@ fn in_text(mail: &mut Mail) {
         mail.feedback = report::feedback(&text);
     }
     if mail.disposition.is_none() && memchr::memmem::find(text.as_bytes(), b"\nDisposition:").is_some() {
-        mail.disposition = report::disposition(&text);
+        mail.disposition = report::disposition_in(&text);
     }
     if mail.provider.is_none() {
         mail.provider = provider::read(&text);

@@ -4,10 +4,12 @@
 
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test ends at the first surprise")]
 
+mod answers;
 #[expect(dead_code, reason = "made for all tests, and not all of it is needed here")]
 #[path = "../it/servers/daemon.rs"]
 mod daemon;
 mod postfix;
+mod record;
 mod rt;
 mod server;
 #[expect(dead_code, unused_imports, reason = "made for all tests, and not all of it is needed here")]

@@ -1,16 +1,27 @@
-//! Postfix between Aftercall and a CRM: it hands each mail to the CRM's gateway, as on an integrator's machine.
+//! Postfix between Aftercall and a CRM, as on an integrator's machine: it hands each mail to the CRM's gateway, and what
+//! the CRM answers goes into Maildirs.
 
+use std::path::PathBuf;
 use std::time::UNIX_EPOCH;
 
 use tempfile::TempDir;
 
-use crate::daemon::{Daemon, User, free_port, logs, need, text};
+use crate::daemon::{Daemon, User, logs, need, own_id, text};
 
 /// The folders of Postfix's queue.
 const QUEUES: [&str; 13] = [
     "active", "bounce", "corrupt", "defer", "deferred", "flush", "hold", "incoming", "maildrop", "private",
     "public", "saved", "trace",
 ];
+
+/// The mailboxes, all of `acme.example.com`.
+const MAILBOXES: [&str; 2] = [BRIDGE, ALERTS];
+
+/// What comes back to the tenants' sender.
+pub(crate) const BRIDGE: &str = "bridge";
+
+/// What Aftercall tells a person.
+pub(crate) const ALERTS: &str = "alerts";
 
 /// A running Postfix.
 pub(crate) struct Postfix {
@@ -20,18 +31,20 @@ pub(crate) struct Postfix {
 }
 
 impl Postfix {
-    /// Starts one. Each address is taken, and its mail given to the command beside it.
-    pub(crate) fn start(gateways: &[(&str, String)]) -> Self {
+    /// Starts one at a port. Each address is taken, and its mail given to the command beside it.
+    pub(crate) fn start(port: u16, gateways: &[(&str, String)]) -> Self {
         need("postfix", &["/usr/lib/postfix/sbin/master"]);
-        let (folder, port) = (User::Root.folder(), free_port());
+        let folder = User::Root.folder();
         let path = |name: &str| folder.path().join(name);
-        for name in ["config", "data", "queue/pid"] {
+        for name in ["config", "data", "mail", "queue/pid"] {
             std::fs::create_dir_all(path(name)).unwrap();
         }
         for name in QUEUES {
             std::fs::create_dir(path("queue").join(name)).unwrap();
         }
-        std::fs::write(path("config/main.cf"), main_cf(text(folder.path()), gateways)).unwrap();
+        // Postfix delivers for anybody but root.
+        let owner = if own_id() == 0 { 65_534 } else { own_id() };
+        std::fs::write(path("config/main.cf"), main_cf(text(folder.path()), owner, gateways)).unwrap();
         // Postfix waits until this file is two seconds old, lest somebody is writing it still.
         let main = std::fs::File::options().write(true).open(path("config/main.cf")).unwrap();
         main.set_modified(UNIX_EPOCH).unwrap();
@@ -41,6 +54,7 @@ impl Postfix {
         for owned in &owned {
             User::Root.run(&["chown", "-R", "postfix", text(owned)]);
         }
+        User::Root.run(&["chown", "-R", &owner.to_string(), text(&path("mail"))]);
         User::Root.run(&["chown", "root", text(&path("queue")), text(&path("queue/pid"))]);
         let config = path("config");
         let command = ["/usr/lib/postfix/sbin/master", "-c", text(&config), "-s"];
@@ -49,9 +63,15 @@ impl Postfix {
         Self { _daemon: daemon, folder, port }
     }
 
-    /// How many mails it has handed on.
+    /// How many mails it has handed to gateways.
     pub(crate) fn handed_on(&self) -> usize {
-        self.log().matches("status=sent").count()
+        let log = self.log();
+        log.lines().filter(|line| line.contains("relay=gateway") && line.contains("status=sent")).count()
+    }
+
+    /// The Maildir of a mailbox.
+    pub(crate) fn maildir(&self, mailbox: &str) -> PathBuf {
+        self.folder.path().join("mail").join(mailbox)
     }
 
     /// Everything that it logged.
@@ -60,12 +80,13 @@ impl Postfix {
     }
 }
 
-fn main_cf(folder: &str, gateways: &[(&str, String)]) -> String {
+fn main_cf(folder: &str, owner: u32, gateways: &[(&str, String)]) -> String {
     let addresses = |behind: fn(usize) -> String| {
         let entries =
             gateways.iter().enumerate().map(|(at, (address, _))| format!("{address}={}", behind(at)));
         entries.collect::<Vec<_>>().join(" ")
     };
+    let mailboxes = MAILBOXES.map(|name| format!("{name}@acme.example.com={name}/")).join(" ");
     let (known, ways) = (addresses(|_| "known".to_owned()), addresses(|at| format!("gateway{at}:")));
     format!(
         "compatibility_level = 3.6
@@ -81,14 +102,20 @@ inet_protocols = ipv4
 smtpd_peername_lookup = no
 local_header_rewrite_clients =
 message_size_limit = 20000000
-virtual_mailbox_domains = crm.example.com
-virtual_mailbox_maps = inline:{{ {known} }}
+recipient_delimiter = +
+virtual_mailbox_domains = crm.example.com, acme.example.com
+virtual_mailbox_maps = inline:{{ {known} {mailboxes} }}
+virtual_mailbox_base = {folder}/mail
+virtual_minimum_uid = 1
+virtual_uid_maps = static:{owner}
+virtual_gid_maps = static:{owner}
+smtpd_relay_restrictions = reject_unauth_destination
 transport_maps = inline:{{ {ways} }}
 "
     )
 }
 
-/// The processes; without pickup, since nothing comes but by SMTP, and without a client, since nothing goes on.
+/// The processes; without pickup, since nothing comes but by SMTP, and without a client, since nothing goes elsewhere.
 fn master_cf(port: u16, gateways: &[(&str, String)]) -> String {
     let gateway = |(at, (_, command)): (usize, &(&str, String))| {
         format!("gateway{at} unix - n n - 2 pipe\n  flags=R user=nobody argv={command}\n")
@@ -107,6 +134,7 @@ proxymap unix - - n - - proxymap
 error unix - - n - - error
 retry unix - - n - - error
 anvil unix - - n - 1 anvil
+virtual unix - n n - - virtual
 postlog unix-dgram n - n - 1 postlogd
 {gateways}"
     )

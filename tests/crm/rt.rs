@@ -1,20 +1,22 @@
-//! Request Tracker, by mail: Aftercall, Postfix, RT's gateway, RT.
+//! Request Tracker: by mail, through Postfix and RT's gateway; over REST; and what RT answers.
 
 use aftercall::config::marks::Answer;
-use aftercall::config::profile::SHIPPED;
 
+use crate::answers;
+use crate::daemon::free_port;
 use crate::postfix::Postfix;
+use crate::record;
 use crate::server::{COMMENT, CORRESPOND, NAME, Rt};
 use crate::support::{Site, TenantFile, call, header, judged, parsed, sample};
 use crate::waiting::until;
 
 /// Sessions on so many tickets.
-const TICKETS: u64 = 10;
+pub(crate) const TICKETS: u64 = 10;
 
 /// An RT with a Postfix before it. A failed test shows what both did.
-struct Way {
-    rt: Rt,
-    postfix: Postfix,
+pub(crate) struct Way {
+    pub(crate) rt: Rt,
+    pub(crate) postfix: Postfix,
 }
 
 #[expect(clippy::print_stderr, reason = "the test harness shows it with the failure")]
@@ -28,9 +30,10 @@ impl Drop for Way {
 
 impl Way {
     fn start() -> Self {
-        let rt = Rt::start();
+        let port = free_port();
+        let rt = Rt::start(port);
         let gateways = [(CORRESPOND, rt.gateway("correspond")), (COMMENT, rt.gateway("comment"))];
-        let postfix = Postfix::start(&gateways);
+        let postfix = Postfix::start(port, &gateways);
         Self { rt, postfix }
     }
 
@@ -41,25 +44,26 @@ impl Way {
     }
 
     /// Waits until Postfix has handed on so many mails more than `before`.
-    fn wait_for(&self, before: usize, count: usize) {
+    pub(crate) fn wait_for(&self, before: usize, count: usize) {
         until("Postfix to hand the mails on", || (self.postfix.handed_on() >= before + count).then_some(()));
     }
 
     /// Sends one session and waits until RT has the mail.
-    fn send(&self, site: &Site, file: &str) {
+    pub(crate) fn send(&self, site: &Site, file: &str) {
         let before = self.postfix.handed_on();
         site.run(&["send", file]).with_code(0);
         self.wait_for(before, 1);
     }
 
     /// RT's mails to this address.
-    fn mails_to(&self, address: &str) -> Vec<Vec<u8>> {
+    pub(crate) fn mails_to(&self, address: &str) -> Vec<Vec<u8>> {
         let mails = self.rt.mails().into_iter();
         mails.filter(|mail| header(&parsed(mail), "To").contains(address)).collect()
     }
 }
 
-fn profile(rtname: &str) -> String {
+/// What a tenant says of the shipped profile.
+pub(crate) fn profile(rtname: &str) -> String {
     format!("name = \"rt\"\nvalues = {{ rtname = \"{rtname}\" }}")
 }
 
@@ -68,8 +72,15 @@ fn updates_are_in_their_tickets_once_and_what_goes_astray_can_be_known() {
     let way = Way::start();
     ten_sessions_are_on_ten_tickets_and_no_customer_is_mailed(&way);
     a_hostile_session_stays_in_its_ticket(&way);
-    a_wrong_token_opens_a_ticket_and_says_so_only_to_a_mail_without_a_mark(&way);
+    a_wrong_token_opens_a_ticket_in_silence(&way);
     a_number_that_is_not_there_is_refused(&way);
+    answers::a_comment_without_a_mark_is_filed_and_no_customer_is_mailed(&way);
+    answers::a_misfiled_update_is_told_to_a_person(&way);
+    answers::a_refused_update_is_told_to_a_person(&way);
+    answers::a_session_without_a_ticket_takes_the_one_that_rt_opens(&way);
+    record::ten_sessions_are_on_ten_tickets_and_no_customer_is_mailed(&way);
+    record::a_hostile_file_is_attached_byte_for_byte(&way);
+    record::a_comment_whose_answer_was_lost_is_found(&way);
 }
 
 fn ten_sessions_are_on_ten_tickets_and_no_customer_is_mailed(way: &Way) {
@@ -118,7 +129,7 @@ fn a_hostile_session_stays_in_its_ticket(way: &Way) {
 }
 
 /// To a mail with `Auto-Submitted` RT answers nothing, also where it opens a ticket for it.
-fn a_wrong_token_opens_a_ticket_and_says_so_only_to_a_mail_without_a_mark(way: &Way) {
+fn a_wrong_token_opens_a_ticket_in_silence(way: &Way) {
     let ticket = way.rt.open("customer@example.net");
     let tickets = way.rt.tickets().len();
     let wrong = way.site(CORRESPOND, &profile("rt.example.org"));
@@ -126,20 +137,6 @@ fn a_wrong_token_opens_a_ticket_and_says_so_only_to_a_mail_without_a_mark(way: &
     way.send(&wrong, &file);
     assert_eq!((way.rt.updates(&ticket), way.rt.tickets().len()), (0, tickets + 1));
     assert!(way.mails_to("bridge@acme.example.com").is_empty());
-
-    let site = way.site(COMMENT, "name = \"unmarked\"\nvalues = { rtname = \"rt.example.org\" }");
-    let (_, source) = SHIPPED.into_iter().find(|(name, _)| *name == "rt").unwrap();
-    let unmarked = source.replace("auto_submitted = \"auto-generated\"", "auto_submitted = \"absent\"");
-    site.write("config/profiles/unmarked.toml", unmarked.as_bytes());
-    let file = site.session("call-22.json", &call(22, &ticket, 0));
-    way.send(&site, &file);
-    assert_eq!((way.rt.updates(&ticket), way.rt.tickets().len()), (0, tickets + 2));
-    let answer = until("RT's answer", || way.mails_to("bridge@acme.example.com").pop());
-    let (kind, named) = judged("rt", &answer).unwrap();
-    assert_eq!(kind, Answer::Opened);
-    assert_ne!(named.unwrap(), ticket);
-    let message_id = site.deliveries().remove(0).message_id.unwrap();
-    assert_eq!(header(&parsed(&answer), "In-Reply-To"), format!("<{message_id}>"));
 }
 
 fn a_number_that_is_not_there_is_refused(way: &Way) {

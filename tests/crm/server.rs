@@ -34,8 +34,9 @@ pub(crate) struct Rt {
 }
 
 impl Rt {
-    /// Sets one up, with a user for the bridge and the rights that everybody needs to write to tickets.
-    pub(crate) fn start() -> Self {
+    /// Sets one up, with a user for the bridge and the rights that everybody needs to write to tickets. Its mails go to
+    /// the mail server at `relay`, as far as that takes them.
+    pub(crate) fn start(relay: u16) -> Self {
         let program = need("request-tracker5", &["/usr/share/request-tracker5/libexec/rt-server"]);
         need("rt5-clients", &["/usr/bin/rt-mailgate-5"]);
         let (folder, port) = (USER.folder(), free_port());
@@ -48,8 +49,8 @@ impl Rt {
             open(&path(name));
         }
         std::fs::write(path("site.pm"), site_config(text(folder.path()), port)).unwrap();
-        std::fs::write(path("initial.pl"), INITIAL).unwrap();
-        std::fs::write(path("sendmail"), sendmail(text(&path("mails")))).unwrap();
+        std::fs::write(path("initial.pl"), initial(text(&path("token")))).unwrap();
+        std::fs::write(path("sendmail"), sendmail(text(&path("mails")), relay)).unwrap();
         open(&path("sendmail"));
         let set = |name: &str, file: &str| format!("{name}={}", text(&path(file)));
         let site = [set("RT_SITE_CONFIG", "site.pm"), set("RT_SITE_CONFIG_DIR", "site.d")];
@@ -76,8 +77,17 @@ impl Rt {
 
     /// The command that hands a mail to RT.
     pub(crate) fn gateway(&self, action: &str) -> String {
-        let port = self.port;
-        format!("/usr/bin/rt-mailgate-5 --queue General --action {action} --url http://127.0.0.1:{port}")
+        format!("/usr/bin/rt-mailgate-5 --queue General --action {action} --url {}", self.base())
+    }
+
+    /// Where its web server is.
+    pub(crate) fn base(&self) -> String {
+        format!("http://127.0.0.1:{}", self.port)
+    }
+
+    /// What the bridge's user logs in with over REST.
+    pub(crate) fn token(&self) -> String {
+        std::fs::read_to_string(self.folder.path().join("token")).unwrap()
     }
 
     /// Opens a ticket for a customer and gives its number.
@@ -177,14 +187,50 @@ Set($SendmailArguments, '');
     )
 }
 
-const INITIAL: &str =
-    "@Users = ({ Name => 'bridge', EmailAddress => 'bridge@acme.example.com', Privileged => 1 });
-@ACL = map { { GroupDomain => 'SystemInternal', GroupType => 'Everyone', Queue => 'General', Right => $_ } }
-    qw(CreateTicket ReplyToTicket CommentOnTicket SeeQueue);
+/// The users and rights, and a token in a file. Over REST the bridge comments, and looks for what is there already; that
+/// takes ShowTicketComments.
+fn initial(token: &str) -> String {
+    format!(
+        "@Users = ({{ Name => 'bridge', EmailAddress => 'bridge@acme.example.com', Privileged => 1 }});
+@ACL = (
+    (map {{ {{ GroupDomain => 'SystemInternal', GroupType => 'Everyone', Queue => 'General', Right => $_ }} }}
+        qw(CreateTicket ReplyToTicket CommentOnTicket SeeQueue)),
+    (map {{ {{ UserId => 'bridge', Queue => 'General', Right => $_ }} }} qw(ShowTicket ShowTicketComments)),
+);
+@Final = (sub {{
+    my $bridge = RT::User->new(RT->SystemUser);
+    $bridge->Load('bridge');
+    my (undef, undef, $token) =
+        RT::AuthToken->new(RT->SystemUser)->Create(Owner => $bridge->Id, Description => 'bridge');
+    open my $file, '>', '{token}' or die $!;
+    print $file $token;
+}});
 1;
-";
+"
+    )
+}
 
-/// Keeps each mail in a file of its own; it has its name once it is whole.
-fn sendmail(folder: &str) -> String {
-    format!("#!/bin/sh\nfile=$(mktemp {folder}/XXXXXX) && cat >\"$file\" && mv \"$file\" \"$file.eml\"\n")
+/// Keeps each mail in a file of its own, which has its name once it is whole, and hands it to a mail server for each
+/// recipient that this takes. RT gives no recipients, so they are those of the header.
+fn sendmail(folder: &str, relay: u16) -> String {
+    format!(
+        r#"#!/usr/bin/perl
+use strict;
+use File::Temp;
+use Net::SMTP;
+my $mail = do {{ local $/; <STDIN> }};
+my $file = File::Temp->new(DIR => '{folder}', UNLINK => 0);
+print $file $mail;
+close $file;
+rename $file->filename, $file->filename . '.eml' or die $!;
+my ($header) = split /\n\n/, $mail;
+my $to = join ' ', $header =~ /^(?:To|Cc|Bcc):(.*(?:\n[ \t].*)*)/mig;
+my $server = Net::SMTP->new('127.0.0.1', Port => {relay}) or exit 0;
+for my $address ($to =~ /[^\s<>,"]+@[^\s<>,"]+/g) {{
+    $server->mail('') && $server->to($address) && $server->data($mail);
+    $server->reset;
+}}
+$server->quit;
+"#
+    )
 }

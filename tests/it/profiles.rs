@@ -30,7 +30,7 @@ struct Crm {
 const NO_COMMANDS: &str = "^not this$";
 
 /// The expressions are those of the products' sources where these are public, else what the vendors say.
-const CRMS: [Crm; 19] = [
+const CRMS: [Crm; 20] = [
     Crm {
         profile: "name = \"generic\"",
         ticket: "10482",
@@ -41,6 +41,14 @@ const CRMS: [Crm; 19] = [
     },
     Crm {
         profile: "name = \"rt\"\nvalues = { rtname = \"rt.example.com\" }",
+        ticket: "10482",
+        subject: &[r"(?i)\[(?:https?://)?rt\.example\.com\s+#(\d+)\s*\]", r"\[[^\]]*#(\d+)\s*\]"],
+        text: &[],
+        commands: NO_COMMANDS,
+        read: "10482",
+    },
+    Crm {
+        profile: "name = \"rt-comment\"\nvalues = { rtname = \"rt.example.com\" }",
         ticket: "10482",
         subject: &[r"(?i)\[(?:https?://)?rt\.example\.com\s+#(\d+)\s*\]", r"\[[^\]]*#(\d+)\s*\]"],
         text: &[],
@@ -573,7 +581,7 @@ fn every_shipped_profile_says_how_sure_it_is_and_what_to_set_up() {
         assert!(profile.sources.iter().all(|source| !source.note.is_empty()), "{name}");
         let live: Vec<_> =
             profile.sources.iter().filter(|source| source.verified == Verified::Live).collect();
-        assert_eq!(!live.is_empty(), ["rt", "redmine", "znuny"].contains(&name), "{name}");
+        assert_eq!(!live.is_empty(), ["rt", "rt-comment", "redmine", "znuny"].contains(&name), "{name}");
     }
 }
 
