@@ -440,6 +440,13 @@ mod tests {
     }
 
     #[test]
+    fn a_report_that_a_caller_wrote_into_an_update_is_no_report_when_the_crm_quotes_it() {
+        let mail = "From: rt@crm.example.com\nSubject: not recorded: Call 7\n\nYour mail:\n\n\
+                    Final-Recipient: rfc822; support@crm.example.com\nAction: failed\nStatus: 5.1.1\n";
+        assert_eq!(follows(mail, &about(), Proof::ReturnedSender, &policy()), ["alerted"]);
+    }
+
+    #[test]
     fn a_server_vouches_in_its_first_field_and_for_its_own_name() {
         let vouched = |fields: &str| {
             let mail = parse(format!("{fields}From: rt@help.crm.example.com\n\nx").as_bytes());

@@ -23,12 +23,16 @@ use std::cell::OnceCell;
 use self::rules::{Evidence, Rules};
 use self::verdict::{Kind, Verdict};
 use crate::config::marks::Mark;
-use crate::parse::Mail;
+use crate::parse::{Mail, Problem};
 
 /// Judges a mail. `marks` are those of the CRM that the mail may have come from.
 pub fn classify(mail: &Mail, rules: &Rules, marks: &[Mark]) -> Verdict {
     let seen = Seen { mail, rules, header: rules.look_at_header(mail), all: OnceCell::new() };
-    report::delivery(&seen)
+    // What only looks like a report because the CRM quotes an update is the CRM's answer first.
+    let is_in_text = mail.problems.contains(&Problem::FieldsInText);
+    let quoted = if is_in_text { answers::acknowledgement(mail, marks) } else { None };
+    quoted
+        .or_else(|| report::delivery(&seen))
         .or_else(|| report::provider(&seen))
         .or_else(|| report::feedback(&seen))
         .or_else(|| report::receipt(&seen))

@@ -221,6 +221,9 @@ pub(super) fn receipt(seen: &Seen<'_>) -> Option<Verdict> {
         let mut one = Recipient::new(address, action);
         if is_refusal {
             explain(&mut one, None, "", &seen.mail.text, seen.rules);
+            // A receipt has no field for the reason; it stands in the text for people.
+            let words: Vec<&str> = cut(&seen.mail.text, MAX_JUDGED).split_whitespace().collect();
+            one.text = cut(&words.join(" "), MAX_WORDS).to_owned();
             one.reason = if one.reason == Reason::Undefined { Reason::Filtered } else { one.reason };
         }
         one

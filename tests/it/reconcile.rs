@@ -96,13 +96,13 @@ impl Bridge {
 }
 
 /// The words for what followed.
-fn followed(shown: &Value) -> Vec<String> {
+pub(crate) fn followed(shown: &Value) -> Vec<String> {
     let reactions = shown["reactions"].as_array().unwrap();
     reactions.iter().map(|reaction| reaction[0].as_str().unwrap().to_owned()).collect()
 }
 
 /// Why nothing followed.
-fn noted(shown: &Value) -> String {
+pub(crate) fn noted(shown: &Value) -> String {
     assert_eq!(followed(shown), ["noted"], "{shown:#}");
     shown["reactions"][0][1].as_str().unwrap().to_owned()
 }

@@ -25,6 +25,11 @@ pub(crate) struct Imap {
 impl Imap {
     /// Starts one with this certificate and key in PEM; without them, it talks in the clear.
     pub(crate) fn start(certificate: Option<&str>) -> Self {
+        Self::start_with(certificate, "")
+    }
+
+    /// The same with these lines behind its configuration.
+    pub(crate) fn start_with(certificate: Option<&str>, more: &str) -> Self {
         need("dovecot-imapd", &["/usr/lib/dovecot/imap"]);
         let user = User::Any("dovecot");
         let folder = user.folder();
@@ -33,7 +38,7 @@ impl Imap {
         std::fs::write(folder.path().join("users"), format!("{login}:{{PLAIN}}{password}\n")).unwrap();
         let (implicit, plain) = (free_port(), free_port());
         let mut imap = Self { daemon: None, folder, user, implicit, plain };
-        std::fs::write(imap.path("dovecot.conf"), imap.configuration(certificate.is_some())).unwrap();
+        std::fs::write(imap.path("dovecot.conf"), imap.configuration(certificate.is_some()) + more).unwrap();
         for place in ["new", "cur", "tmp"] {
             imap.user.run(&["mkdir", "-p", text(&imap.path("mail").join(place))]);
         }
@@ -103,7 +108,7 @@ passdb {{
 }}
 userdb {{
   driver = static
-  args = uid={uid} gid={gid} home={folder}
+  args = uid={uid} gid={gid} home={folder} allow_all_users=yes
 }}
 service auth {{
   user = {name}
@@ -129,5 +134,17 @@ service anvil {{
 }}
 "
         )
+    }
+}
+
+impl Drop for Imap {
+    #[expect(
+        clippy::print_stderr,
+        reason = "whoever reads of a failed test wants to know what Dovecot thought of it"
+    )]
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("{}", super::daemon::logs(self.folder.path()));
+        }
     }
 }

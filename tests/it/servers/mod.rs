@@ -11,6 +11,7 @@ mod mailboxes;
 mod outages;
 mod postfix;
 pub(crate) mod postgres;
+mod returns;
 mod submission;
 
 use std::path::Path;

@@ -1,6 +1,6 @@
 //! Postfix as a CRM's relay: STARTTLS, a password, mailboxes in Maildir form, and a bounce for one that is full.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::UNIX_EPOCH;
 
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
@@ -19,6 +19,9 @@ pub(super) const CRM: &str = "support";
 /// Takes what comes back to `bridge@acme.example.com`, with any extension.
 pub(super) const BOUNCES: &str = "bridge";
 
+/// Takes the mails of `staff@crm.example.com`, a person.
+pub(super) const STAFF: &str = "staff";
+
 /// An address that is known and has no room.
 pub(super) const FULL: &str = "full@crm.example.com";
 
@@ -33,7 +36,7 @@ pub(super) struct Postfix {
     daemon: Option<Daemon>,
     _dovecot: Dovecot,
     folder: TempDir,
-    port: u16,
+    pub(super) port: u16,
     /// The certificate of its authority.
     pub(super) authority: String,
 }
@@ -58,8 +61,7 @@ impl Postfix {
         }
         let Certified { authority, server } = certified("127.0.0.1");
         std::fs::write(path("server.pem"), server).unwrap();
-        // Postfix delivers for anybody but root.
-        let owner = if own_id() == 0 { 65_534 } else { own_id() };
+        let owner = owner();
         let main = main_cf(folder.path(), &dovecot.socket(), owner) + more + "\n";
         std::fs::write(path("config/main.cf"), main).unwrap();
         // Postfix waits until this file is two seconds old, lest somebody is writing it still.
@@ -103,9 +105,24 @@ impl Postfix {
         logs(self.folder.path())
     }
 
+    /// Where it keeps the mails of a mailbox.
+    pub(super) fn place(&self, mailbox: &str) -> PathBuf {
+        self.folder.path().join("mail").join(mailbox)
+    }
+
+    /// Makes a mailbox before its first mail comes, for whoever reads it, and says where it is.
+    pub(super) fn mailbox(&self, mailbox: &str) -> PathBuf {
+        let place = self.place(mailbox);
+        for folder in ["new", "cur", "tmp"] {
+            std::fs::create_dir_all(place.join(folder)).unwrap();
+        }
+        User::Root.run(&["chown", "-R", &owner().to_string(), text(&place)]);
+        place
+    }
+
     /// The mails in a mailbox as their server keeps them.
     pub(super) fn stored(&self, mailbox: &str) -> Vec<Vec<u8>> {
-        maildir(&self.folder.path().join("mail").join(mailbox))
+        maildir(&self.place(mailbox))
     }
 
     /// Waits for so many mails in a mailbox.
@@ -157,6 +174,11 @@ pub(super) fn certified(name: &str) -> Certified {
     Certified { authority, server: key.serialize_pem() + &leaf.pem() }
 }
 
+/// Whose the mailboxes are: Postfix delivers for anybody but root.
+fn owner() -> u32 {
+    if own_id() == 0 { 65_534 } else { own_id() }
+}
+
 fn main_cf(folder: &Path, auth_socket: &Path, owner: u32) -> String {
     let (folder, auth_socket) = (text(folder), text(auth_socket));
     format!(
@@ -185,7 +207,7 @@ virtual_transport = virtual
 virtual_mailbox_domains = crm.example.com, acme.example.com
 virtual_mailbox_base = {folder}/mail
 virtual_mailbox_limit = {MOST_OCTETS}
-virtual_mailbox_maps = inline:{{ {CRM}@crm.example.com={CRM}/ {BOUNCES}@acme.example.com={BOUNCES}/ {FULL}=full }}
+virtual_mailbox_maps = inline:{{ {CRM}@crm.example.com={CRM}/ {BOUNCES}@acme.example.com={BOUNCES}/ {STAFF}@crm.example.com={STAFF}/ {FULL}=full }}
 virtual_minimum_uid = 1
 virtual_uid_maps = static:{owner}
 virtual_gid_maps = static:65534
