@@ -47,6 +47,9 @@ pub mod notice;
 pub mod deliver;
 pub mod inbox;
 pub mod record;
+
+pub mod webhook;
+
 pub mod sink;
 pub mod store;
 pub mod telemetry;

@@ -236,7 +236,7 @@ fn reply(case: &Case<'_>, proof: Proof) -> Vec<Reaction> {
     if !proof.is_of_an_address() && !is_from_the_crm(case.mail, case.policy) {
         return vec![Reaction::Note("it names a mail of ours and comes from elsewhere")];
     }
-    if case.policy.forward.is_none() {
+    if case.policy.forward.is_none() && case.policy.webhook.is_none() {
         return vec![Reaction::Note("the tenant has nobody to hand replies to")];
     }
     vec![Reaction::Forward]
@@ -315,6 +315,7 @@ mod tests {
             forward: Some("agents@example.com".parse().unwrap()),
             senders: vec!["crm.example.com".to_owned()],
             authentication: None,
+            webhook: None,
         }
     }
 

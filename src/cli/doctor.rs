@@ -7,11 +7,13 @@ use crate::clock::Clock;
 use crate::config::Config;
 use crate::config::record::Record;
 use crate::config::tenant::{Login, Tenant};
+use crate::config::webhook::Webhook;
 use crate::deliver::auth::tokens;
 use crate::deliver::connect::connect;
 use crate::deliver::tls::connector;
 use crate::flow::intake::chain;
 use crate::record::client::Client;
+use crate::webhook;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
@@ -31,6 +33,9 @@ pub(super) async fn run(config: &Config, arguments: &Arguments) -> anyhow::Resul
     let mut checks = vec![relay(tenant).await];
     if let Some(record) = &tenant.record {
         checks.push(crm(record).await);
+    }
+    if let Some(webhook) = &tenant.reactions.webhook {
+        checks.push(receiver(webhook).await);
     }
     let mut out = io::stdout().lock();
     for Check { what, result } in &checks {
@@ -63,6 +68,16 @@ async fn relay(tenant: &Tenant) -> Check {
             })
         }
         Err(why) => Err(why),
+    };
+    Check { what, result }
+}
+
+/// Looks whether a webhook's receiver is there, and tells it nothing.
+async fn receiver(webhook: &Webhook) -> Check {
+    let what = format!("webhook {}", webhook.place());
+    let result = match webhook::client::Client::new(webhook, Clock::default()) {
+        Ok(client) => client.reach().await.map(|()| "it answers".to_owned()),
+        Err(error) => Err(chain(&error)),
     };
     Check { what, result }
 }

@@ -85,7 +85,7 @@ pub(super) struct FilterArguments {
     /// To this address.
     #[arg(long)]
     pub(super) recipient: Option<String>,
-    /// By this channel: email or record.
+    /// By this channel: email, record or webhook.
     #[arg(long)]
     pub(super) channel: Option<Channel>,
     /// In this state; may be given several times.
@@ -277,6 +277,7 @@ fn tell_delivery(out: &mut dyn Write, story: &Story, delivery: &DeliveryRow) -> 
     match (&delivery.message_id, delivery.channel) {
         (Some(id), Channel::Email) => writeln!(out, "    Message-ID <{id}>")?,
         (Some(id), Channel::Record) => writeln!(out, "    external id {id}")?,
+        (Some(id), Channel::Webhook) => writeln!(out, "    webhook-id {id}")?,
         (None, _) => {}
     }
     if let Some(given_up) = delivery.instead_of {
@@ -365,11 +366,11 @@ fn mail(out: &mut dyn Write, store: &Store, id: DeliveryId, source: bool) -> any
         return Ok(Exit::Failed);
     };
     let rows = store.deliveries(&Filter { ids: vec![id], ..Filter::default() })?;
-    let note =
-        rows.first().filter(|row| row.channel == Channel::Record).and_then(|_| Note::from_bytes(&wire));
+    let channel = rows.first().map(|row| row.channel);
+    let note = Note::from_bytes(&wire).filter(|_| channel == Some(Channel::Record));
     if let Some(note) = note.filter(|_| !source) {
         preview::write_note(out, &note)?;
-    } else if source {
+    } else if source || channel == Some(Channel::Webhook) {
         out.write_all(&wire)?;
     } else {
         preview::write_mail(out, &wire)?;

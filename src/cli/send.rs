@@ -14,7 +14,9 @@ use tokio::task::JoinHandle;
 use super::{Exit, Misuse, open_store, preview, tenant};
 use crate::clock::Clock;
 use crate::config::Config;
+use crate::config::record::Record;
 use crate::config::tenant::{Channel, Tenant};
+use crate::config::webhook::Webhook;
 use crate::flow::desk::Desk;
 use crate::flow::dispatch::{Dispatcher, Wake};
 use crate::flow::gate::{Gates, gates};
@@ -213,11 +215,12 @@ impl Sending {
 
     /// Whether the way of a channel is closed: what is due on it waits.
     fn is_closed(&self, tenant: &Tenant, channel: Channel) -> bool {
-        let place = match (channel, &tenant.record) {
-            (Channel::Email, _) => tenant.relay.place(),
-            (Channel::Record, Some(record)) => record.place(),
-            (Channel::Record, None) => return true,
+        let place = match channel {
+            Channel::Email => Some(tenant.relay.place()),
+            Channel::Record => tenant.record.as_ref().map(Record::place),
+            Channel::Webhook => tenant.reactions.webhook.as_ref().map(Webhook::place),
         };
+        let Some(place) = place else { return true };
         self.gates.get(&place).is_some_and(|gate| gate.is_closed())
     }
 

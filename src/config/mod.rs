@@ -20,6 +20,7 @@ pub mod shipped;
 pub mod sources;
 pub mod tenant;
 pub mod ticket;
+pub mod webhook;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;

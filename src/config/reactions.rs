@@ -1,8 +1,11 @@
 //! What a tenant wants done about mail that comes back: `[reactions]` of its file.
 
+use std::path::Path;
+
 use jiff::SignedDuration;
 
 use super::reader::Section;
+use super::webhook::{self, Webhook};
 use crate::address::Address;
 
 /// What follows a reply, a bounce or an answer of the CRM.
@@ -18,14 +21,17 @@ pub struct Reactions {
     pub alert: Option<Address>,
     /// Who gets the replies of people.
     pub forward: Option<Address>,
+    /// The program that is told both.
+    pub webhook: Option<Webhook>,
     /// The domains and addresses from which the CRM answers.
     pub senders: Vec<String>,
     /// The server whose `Authentication-Results` (RFC 8601) are believed; none believes `From`.
     pub authentication: Option<String>,
 }
 
-/// Reads the section. Answers come from `domain`, that of the recipient, where the file names no others.
-pub(super) fn read(section: &Section<'_>, domain: Option<&str>) -> Reactions {
+/// Reads the section. Answers come from `domain`, that of the recipient, where the file names no others. A relative path
+/// starts at `base`.
+pub(super) fn read(section: &Section<'_>, base: &Path, domain: Option<&str>) -> Reactions {
     let senders = section.texts("senders");
     for sender in senders.iter().filter(|sender| sender.contains(char::is_whitespace) || sender.is_empty()) {
         section.problem("senders", format_args!("{sender:?} is neither a domain nor an address"));
@@ -37,6 +43,7 @@ pub(super) fn read(section: &Section<'_>, domain: Option<&str>) -> Reactions {
         fallback: section.read("fallback"),
         alert: section.read("alert"),
         forward: section.read("forward"),
+        webhook: webhook::read(&section.section("webhook"), base),
         senders: if section.names("senders") { senders } else { default() },
         authentication: section.text("authentication"),
     };

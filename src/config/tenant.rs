@@ -79,24 +79,27 @@ pub struct Tenant {
     pub reactions: Reactions,
 }
 
-/// A way of an update to the CRM.
+/// A way of an update to the CRM, or of a notice to somebody.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Channel {
     /// A mail to the CRM's address.
     Email,
     /// A note and the file, attached to the record over REST.
     Record,
+    /// A request to the tenant's own program; for notices only.
+    Webhook,
 }
 
 impl Channel {
     /// All channels.
-    pub const ALL: [Self; 2] = [Self::Email, Self::Record];
+    pub const ALL: [Self; 3] = [Self::Email, Self::Record, Self::Webhook];
 
     /// The channel's word.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Email => "email",
             Self::Record => "record",
+            Self::Webhook => "webhook",
         }
     }
 }
@@ -346,7 +349,7 @@ fn tenant(
     }
     let dkim = dkim::read(root, base, sender.as_ref());
     let domain = recipient.as_ref().map(Recipient::domain);
-    let reactions = reactions::read(&root.section("reactions"), domain);
+    let reactions = reactions::read(&root.section("reactions"), base, domain);
     root.finish();
     let Chosen { profile, parameters, tickets } = chosen?;
     Some(Tenant {

@@ -1,4 +1,4 @@
-//! What takes a message to its target: connections to a relay, or a client of a CRM.
+//! What takes a message to its target: connections to a relay, or a client of a CRM or of a webhook.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -20,10 +20,13 @@ use crate::outbox::Report;
 use crate::record::client::{Client, ClientError};
 use crate::record::note::Note;
 use crate::store::Work;
+use crate::webhook;
 
 /// Attempts that are recorded at a time, for each connection to a relay: one on the wire, the rest next in line. More of
 /// them share a commit, and more are uncertain after a kill.
 const LANES_PER_CONNECTION: usize = 4;
+/// Requests to a webhook at a time.
+const POSTS: usize = 2;
 /// How long a CRM that asks to be left alone, and does not say for how long, is left alone.
 const REST: SignedDuration = SignedDuration::from_secs(5);
 
@@ -33,9 +36,9 @@ pub enum CarrierError {
     /// The relay's.
     #[error(transparent)]
     Relay(#[from] TlsError),
-    /// The CRM's.
+    /// The CRM's, or the webhook's.
     #[error(transparent)]
-    Record(#[from] ClientError),
+    Http(#[from] ClientError),
 }
 
 /// What takes a tenant's messages to their target.
@@ -44,6 +47,8 @@ pub enum Carrier {
     Mail(Box<Mails>),
     /// Notes to a CRM, so many at a time.
     Record(Box<Client>, Semaphore),
+    /// Notices to a webhook, so many at a time.
+    Webhook(Box<webhook::client::Client>, Semaphore),
 }
 
 /// The way to a relay.
@@ -89,7 +94,7 @@ impl Pool {
 }
 
 impl Carrier {
-    /// Those of a tenant: one for its mails and, where it has a CRM over REST, one for its notes.
+    /// Those of a tenant: one for its mails and, where it has them, one for its CRM over REST and for its webhook.
     pub fn all(tenant: &Tenant, clock: &Clock) -> Result<Vec<Self>, CarrierError> {
         let mails = Mails {
             tls: connector(tenant.relay.ca_file.as_deref())?,
@@ -101,6 +106,10 @@ impl Carrier {
             let permits = Semaphore::new(record.connections as usize);
             all.push(Self::Record(Box::new(Client::new(record, clock.clone())?), permits));
         }
+        if let Some(hook) = &tenant.reactions.webhook {
+            let client = webhook::client::Client::new(hook, clock.clone())?;
+            all.push(Self::Webhook(Box::new(client), Semaphore::new(POSTS)));
+        }
         Ok(all)
     }
 
@@ -109,13 +118,15 @@ impl Carrier {
         match self {
             Self::Mail(_) => Channel::Email,
             Self::Record(..) => Channel::Record,
+            Self::Webhook(..) => Channel::Webhook,
         }
     }
 
     /// Where the target is, as `host:port`.
     pub fn place(&self, tenant: &Tenant) -> String {
-        match (self, &tenant.record) {
-            (Self::Record(..), Some(record)) => record.place(),
+        match (self, &tenant.record, &tenant.reactions.webhook) {
+            (Self::Record(..), Some(record), _) => record.place(),
+            (Self::Webhook(..), _, Some(webhook)) => webhook.place(),
             _ => tenant.relay.place(),
         }
     }
@@ -124,6 +135,8 @@ impl Carrier {
     pub fn budgets(&self, tenant: &Tenant) -> Vec<Budget> {
         match (self, &tenant.record) {
             (Self::Record(..), Some(record)) => record.budgets.clone(),
+            // Its notices are few: alerts are told once an hour, and people write replies.
+            (Self::Webhook(..), _) => Vec::new(),
             _ => tenant.budgets.clone(),
         }
     }
@@ -133,6 +146,7 @@ impl Carrier {
         match (self, &tenant.record) {
             // A request is long against a commit: nothing is gained by more.
             (Self::Record(..), Some(record)) => record.connections as usize,
+            (Self::Webhook(..), _) => POSTS,
             _ => tenant.relay.connections as usize * LANES_PER_CONNECTION,
         }
     }
@@ -141,7 +155,7 @@ impl Carrier {
     pub async fn connection(&self) -> Option<SemaphorePermit<'_>> {
         let permits = match self {
             Self::Mail(mails) => &mails.pool.permits,
-            Self::Record(_, permits) => permits,
+            Self::Record(_, permits) | Self::Webhook(_, permits) => permits,
         };
         permits.acquire().await.ok()
     }
@@ -151,6 +165,11 @@ impl Carrier {
         match self {
             Self::Mail(mails) => mails.carry(tenant, gate, work).await,
             Self::Record(client, _) => carry_note(client, tenant, gate, work).await,
+            Self::Webhook(client, _) => {
+                let posted = client.post(&work.message_id, &work.wire).await;
+                tell(gate, &posted.report, posted.connected);
+                posted.report
+            }
         }
     }
 
@@ -165,6 +184,10 @@ impl Carrier {
                 Err(unusable) => gate.still_fails(&unusable),
             },
             Self::Record(client, _) => match client.reach().await {
+                Ok(()) => gate.works(),
+                Err(_) => gate.is_still_away(),
+            },
+            Self::Webhook(client, _) => match client.reach().await {
                 Ok(()) => gate.works(),
                 Err(_) => gate.is_still_away(),
             },
@@ -217,12 +240,16 @@ async fn carry_note(client: &Client, tenant: &Tenant, gate: &Gate, work: &Work) 
     let note = Note::from_bytes(&work.wire).unwrap_or_else(Note::blank);
     let file = work.file.as_deref().unwrap_or_default();
     let attached = client.attach(&note, file, &tenant.title, work.attempt > 1).await;
-    let report = attached.report;
+    tell(gate, &attached.report, attached.connected);
+    attached.report
+}
+
+/// Tells the gate what an answer over HTTP, or none, says of the way there.
+fn tell(gate: &Gate, report: &Report, connected: bool) {
     match report.code {
-        _ if !attached.connected => gate.is_away(&report.text),
+        _ if !connected => gate.is_away(&report.text),
         // RFC 6585, section 4: whatever else waits would only be told the same.
         Some(429) => gate.rest(report.retry_after.unwrap_or(REST)),
         _ => gate.is_there(),
     }
-    report
 }

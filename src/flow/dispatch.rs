@@ -328,6 +328,7 @@ impl Dispatcher {
         match (report.outcome, self.carrier.channel()) {
             (Outcome::Accepted, Channel::Email) => info!(tenant, delivery, attempt, "the relay accepted"),
             (Outcome::Accepted, Channel::Record) => info!(tenant, delivery, attempt, "the CRM accepted"),
+            (Outcome::Accepted, Channel::Webhook) => info!(tenant, delivery, attempt, "the webhook accepted"),
             (outcome, _) => {
                 let (stage, code) = (&*report.stage, report.code);
                 warn!(tenant, delivery, attempt, stage, code, "{}", outcome.as_str());

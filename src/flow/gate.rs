@@ -17,6 +17,7 @@ use tracing::{info, warn};
 use crate::config::SharedRelay;
 use crate::config::record::Record;
 use crate::config::tenant::Tenant;
+use crate::config::webhook::Webhook;
 use crate::deliver::connect::Unusable;
 use crate::deliver::outcome::Stage;
 
@@ -27,16 +28,19 @@ const FIRST: Duration = Duration::from_secs(1);
 /// The longest time.
 const LONGEST: Duration = Duration::from_secs(60);
 
-/// All relays and CRMs of some tenants, by `host:port`.
+/// All relays, CRMs and webhooks of some tenants, by `host:port`.
 pub type Gates = BTreeMap<String, Arc<Gate>>;
 
-/// The gates of these tenants' relays and CRMs.
+/// The gates of these tenants' relays, CRMs and webhooks.
 pub fn gates(tenants: &[&Tenant], relays: &BTreeMap<String, SharedRelay>) -> Gates {
     let gate = |place: String| {
         let connections = relays.get(&place).and_then(|relay| relay.connections);
         (place.clone(), Arc::new(Gate::new(place, connections.unwrap_or(Semaphore::MAX_PERMITS))))
     };
-    let places = |tenant: &Tenant| [Some(tenant.relay.place()), tenant.record.as_ref().map(Record::place)];
+    let places = |tenant: &Tenant| {
+        let webhook = tenant.reactions.webhook.as_ref().map(Webhook::place);
+        [Some(tenant.relay.place()), tenant.record.as_ref().map(Record::place), webhook]
+    };
     tenants.iter().copied().flat_map(places).flatten().map(gate).collect()
 }
 

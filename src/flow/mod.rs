@@ -12,4 +12,5 @@ pub mod intake;
 pub mod make;
 pub mod presence;
 pub mod reconcile;
+mod tell;
 pub mod watch;

@@ -9,25 +9,23 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 use tokio::sync::watch;
 use tokio::task::spawn_blocking;
-use tracing::{error, info, warn};
+use tracing::{info, warn};
 
 use super::desk::Desk;
 use super::intake::chain;
 use super::make::Making;
+use super::tell::Teller;
 use crate::address::Address;
 use crate::classify::classify;
 use crate::classify::rules::Rules;
 use crate::classify::verdict::Verdict;
-use crate::compose::Composed;
 use crate::config::Config;
 use crate::config::tenant::{Channel, Tenant};
 use crate::correlate::{Found, Proof, Signatory, correlate};
 use crate::ids::{DeliveryId, InboundId};
-use crate::notice::{self, Notice};
 use crate::parse::{Mail, parse};
 use crate::plan::{History, Plan, Target, Timing, plan};
 use crate::react::{About, Case, Reaction, react};
-use crate::reply::own_words;
 use crate::session::{Reading, read};
 use crate::store::{Act, Deed, Judged, Matched, Planned, Store, StoreError, Unjudged};
 use crate::token::TokenKey;
@@ -203,7 +201,9 @@ fn deeds(desk: &Desk, inbound: InboundId, read: &Read) -> Vec<Deed> {
     let about = About { ticket: matched.about.ticket.as_ref().map(by_mail), ..matched.about.clone() };
     let about = Some((&about, *proof));
     let case = Case { mail: &read.mail, verdict: &read.verdict, about, policy, own };
-    react(&case).into_iter().map(|reaction| deed(desk, inbound, read, matched, reaction)).collect()
+    let (mail, verdict, proof) = (&read.mail, &read.verdict, *proof);
+    let teller = Teller { desk, inbound, mail, verdict, matched, proof };
+    react(&case).into_iter().map(|reaction| deed(&teller, reaction)).collect()
 }
 
 fn signatory<'s>(tenant: &'s Tenant, keys: &'s [TokenKey]) -> Signatory<'s> {
@@ -217,7 +217,8 @@ fn signatory<'s>(tenant: &'s Tenant, keys: &'s [TokenKey]) -> Signatory<'s> {
 }
 
 /// Makes what a reaction needs. Whatever cannot be made is said in its place, and never stops the rest.
-fn deed(desk: &Desk, inbound: InboundId, read: &Read, matched: &Matched, reaction: Reaction) -> Deed {
+fn deed(teller: &Teller<'_>, reaction: Reaction) -> Deed {
+    let Teller { desk, inbound, matched, .. } = *teller;
     let (word, mut detail) = (reaction.as_str(), reaction.detail().to_owned());
     let policy = &desk.tenant.reactions;
     let now = desk.clock.now();
@@ -240,14 +241,12 @@ fn deed(desk: &Desk, inbound: InboundId, read: &Read, matched: &Matched, reactio
         }
         Reaction::Alert(what) => {
             warn!(tenant = desk.tenant.name, session = %matched.key.name, inbound = inbound.0, what, "needs a person");
-            match (&policy.alert, alert(desk, inbound, read, matched, &what)) {
-                (Some(_), Some(mail)) => Act::Alert(Box::new(mail), matter(matched, &what)),
-                _ => Act::Nothing,
+            match teller.alert(&what) {
+                notices if notices.is_empty() => Act::Nothing,
+                notices => Act::Alert(notices, matter(matched, &what)),
             }
         }
-        Reaction::Forward => {
-            forward(desk, inbound, read, matched).map_or(Act::Nothing, |mail| Act::Notice(Box::new(mail)))
-        }
+        Reaction::Forward => Act::Notice(teller.reply()),
     };
     Deed { reaction: word, detail, act }
 }
@@ -285,52 +284,6 @@ fn instead(
     let making = Making { desk, key, raw, digest, followed: None, is_smaller };
     let planned: Planned = making.planned(session, &mail);
     Act::Instead(channel, Box::new(planned))
-}
-
-/// The mail that tells a person what happened.
-fn alert(desk: &Desk, inbound: InboundId, read: &Read, matched: &Matched, what: &str) -> Option<Composed> {
-    let recipient = desk.tenant.reactions.alert.as_ref()?;
-    let text = format!("{what}\n\n{}", context(inbound, read, matched));
-    let subject = format!("{}: {what}", matched.key);
-    compose(
-        desk,
-        &Notice { session: &matched.key, inbound, recipient, reply_to: None, subject: &subject, text: &text },
-    )
-}
-
-/// The mail that hands a reply on.
-fn forward(desk: &Desk, inbound: InboundId, read: &Read, matched: &Matched) -> Option<Composed> {
-    let recipient = desk.tenant.reactions.forward.as_ref()?;
-    let headers = &read.mail.headers;
-    let from = headers.addresses("from").first().copied().unwrap_or_default();
-    let words = own_words(&read.mail.text);
-    let text = format!("{from} wrote:\n\n{words}\n\n{}", context(inbound, read, matched));
-    let subject = format!("{}: {}", matched.key, headers.get("subject").unwrap_or_default());
-    let reply_to: Option<Address> = from.parse().ok();
-    let reply_to = reply_to.as_ref();
-    compose(
-        desk,
-        &Notice { session: &matched.key, inbound, recipient, reply_to, subject: &subject, text: &text },
-    )
-}
-
-fn compose(desk: &Desk, notice: &Notice<'_>) -> Option<Composed> {
-    let now = desk.clock.now();
-    let made = notice::compose(notice, &desk.tenant, &desk.keys[0], now).map_err(|fault| chain(&fault));
-    let signed = made.and_then(|mail| desk.sign(mail, now));
-    signed.map_err(|cause| error!(tenant = desk.tenant.name, cause, "a notice cannot be made")).ok()
-}
-
-/// What a person needs to find the matter.
-fn context(inbound: InboundId, read: &Read, matched: &Matched) -> String {
-    let Matched { key, delivery, about, .. } = matched;
-    let ticket = about.ticket.as_deref().unwrap_or("none");
-    let (kind, rule) = (read.verdict.kind.as_str(), &read.verdict.rule);
-    format!(
-        "Session:  {} of tenant {}\nTicket:   {ticket}\nDelivery: {delivery} to {}\nInbound:  {inbound}, {kind} by the rule \
-         {rule}\n\naftercall log show {} --tenant {}\naftercall inbox show {inbound}\n",
-        key.name, key.tenant, about.recipient, key.name, key.tenant
-    )
 }
 
 /// What the mail was judged by, for people and for judging it again.

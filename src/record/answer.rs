@@ -29,7 +29,7 @@ pub(super) fn error(step: &Step, body: &[u8]) -> Option<(bool, String)> {
 }
 
 /// The answer's octets as far as they came, and what broke them off.
-pub(super) async fn body(response: &mut Response) -> (Vec<u8>, Option<String>) {
+pub(crate) async fn body(response: &mut Response) -> (Vec<u8>, Option<String>) {
     let mut body = Vec::new();
     loop {
         match response.chunk().await {
@@ -42,7 +42,7 @@ pub(super) async fn body(response: &mut Response) -> (Vec<u8>, Option<String>) {
 }
 
 /// When the CRM wants to be asked again (RFC 9110, section 10.2.3): seconds, or a moment.
-pub(super) fn retry_after(response: &Response, now: Timestamp) -> Option<SignedDuration> {
+pub(crate) fn retry_after(response: &Response, now: Timestamp) -> Option<SignedDuration> {
     let text = response.headers().get(RETRY_AFTER)?.to_str().ok()?.trim();
     if let Ok(seconds) = text.parse::<u32>() {
         return Some(SignedDuration::from_secs(seconds.into()));
@@ -52,7 +52,7 @@ pub(super) fn retry_after(response: &Response, now: Timestamp) -> Option<SignedD
 }
 
 /// A CRM's words: one line, bounded, without control characters.
-pub(super) fn printable(body: &[u8]) -> String {
+pub(crate) fn printable(body: &[u8]) -> String {
     let start = &body[..body.len().min(MAX_WORDS * 8)];
     let text = String::from_utf8_lossy(start);
     let words = text.split(|c: char| c.is_whitespace() || c.is_control()).filter(|word| !word.is_empty());
@@ -64,7 +64,7 @@ pub(super) fn printable(body: &[u8]) -> String {
 }
 
 /// What went wrong on the way. The URL is left out: it may hold more than the host.
-pub(super) fn told(error: reqwest::Error) -> String {
+pub(crate) fn told(error: reqwest::Error) -> String {
     let error = error.without_url();
     let causes = std::iter::successors(error.source(), |&cause| cause.source());
     causes.fold(error.to_string(), |line, cause| format!("{line}: {cause}"))

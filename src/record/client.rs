@@ -1,18 +1,17 @@
 //! Takes a recipe's requests to a CRM, one after another, and says what came of them.
 
 use std::borrow::Cow;
-use std::sync::Arc;
-use std::time::Duration;
 
 use handlebars::Context;
 use jiff::SignedDuration;
 use reqwest::header::{ACCEPT, CONTENT_TYPE, HeaderName, HeaderValue};
-use reqwest::{Client as Http, Response, Url, redirect, retry};
+use reqwest::{Client as Http, Response, Url};
 use serde_json::Value;
 
-use super::address::{Resolver, refused};
+use super::address::refused;
 use super::answer;
 use super::data::data;
+use super::http::{Limits, guarded};
 use super::login::{Pass, Presented};
 use super::note::Note;
 use super::outcome::{Ending, Verdict, decide, hint};
@@ -22,14 +21,12 @@ use crate::config::reader::Problem;
 use crate::config::recipe::Step;
 use crate::config::record::Record;
 use crate::crash;
-use crate::deliver::tls::{TlsError, client_config};
+use crate::deliver::tls::TlsError;
 use crate::outbox::{Outcome, Report};
 use crate::session::text;
 
 /// The most octets of a value that an answer gives to a later step.
 const MAX_CAPTURE: usize = 1000;
-/// How long an unused connection is kept: shorter than servers keep theirs, so that none is used that is gone.
-const IDLE: Duration = Duration::from_secs(2);
 
 /// Why a CRM cannot be worked with at all.
 #[derive(Debug, thiserror::Error)]
@@ -85,19 +82,8 @@ impl Client {
     pub fn new(record: &Record, clock: Clock) -> Result<Self, ClientError> {
         let values: Vec<&str> = record.values.keys().map(String::as_str).collect();
         let requests = Requests::compile(&record.recipe, &values).map_err(ClientError::Recipe)?;
-        let limit = |wait: SignedDuration| Duration::try_from(wait).unwrap_or_default();
-        let http = Http::builder()
-            .tls_backend_preconfigured(client_config(record.ca_file.as_deref())?)
-            // A redirect or a proxy of the environment would be given the secrets, and could be anywhere.
-            .redirect(redirect::Policy::none())
-            .no_proxy()
-            .retry(retry::never())
-            .dns_resolver(Arc::new(Resolver { allow_private: record.allow_private }))
-            .connect_timeout(limit(record.connect_timeout))
-            .timeout(limit(record.answer_timeout))
-            .pool_idle_timeout(IDLE)
-            .user_agent(concat!("aftercall/", env!("CARGO_PKG_VERSION")))
-            .build()?;
+        let limits = Limits { connect: record.connect_timeout, answer: record.answer_timeout };
+        let http = guarded(record.ca_file.as_deref(), record.allow_private, limits)?;
         let pass = Pass::new(record, clock.clone())?;
         Ok(Self { record: record.clone(), requests, http, pass, clock })
     }

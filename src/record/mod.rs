@@ -2,12 +2,13 @@
 //!
 //! [`note`] is what the outbox keeps of a delivery, [`template`] writes a recipe's requests from it, [`client`] takes
 //! them to the CRM, [`address`] keeps them from going anywhere else, and [`outcome`] decides what an answer, or the
-//! lack of one, means. Nothing here knows the store.
+//! lack of one, means. [`http`] is the client below. Nothing here knows the store.
 
 pub mod address;
-mod answer;
+pub(crate) mod answer;
 pub mod client;
 mod data;
+pub mod http;
 pub mod login;
 pub mod note;
 pub mod outcome;

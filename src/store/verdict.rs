@@ -6,9 +6,9 @@ use serde_json::{Value, json};
 
 use super::accept::{Placed, insert_delivery, planned_content};
 use super::engine::{Result, Tx, args};
+use super::notice::{Telling, notice};
 use super::{Planned, Scope, SessionRow, Store, StoreError, append, session};
 use crate::classify::verdict::Verdict;
-use crate::compose::Composed;
 use crate::config::tenant::Channel;
 use crate::correlate::{Found, Proof};
 use crate::crash::{Step, reached};
@@ -97,10 +97,10 @@ pub enum Act {
     Stop(String, String),
     /// The session's ticket is this one.
     Ticket(String),
-    /// Somebody is told.
-    Notice(Box<Composed>),
+    /// Somebody is told, by all of these.
+    Notice(Vec<Telling>),
     /// Somebody is told, unless they were told of this matter lately.
-    Alert(Box<Composed>, String),
+    Alert(Vec<Telling>, String),
 }
 
 impl Store {
@@ -257,25 +257,30 @@ fn judge(tx: &Tx<'_>, judged: &Judged) -> Result<bool> {
     place.append(tx, Event::Received, content, *now)?;
     for deed in deeds {
         let by = act(tx, &place, *inbound, &deed.act, *now)?;
-        let content = json!({
-            "inbound": inbound.0,
-            "reaction": deed.reaction,
-            "detail": deed.detail,
-            "by": by.map(|id| id.0),
-            "plan": if let Act::Instead(_, planned) = &deed.act { planned_content(planned) } else { Value::Null },
-        });
-        place.append(tx, Event::Reacted, content, *now)?;
+        let plan =
+            if let Act::Instead(_, planned) = &deed.act { planned_content(planned) } else { Value::Null };
+        // One record for each delivery that came of it, and one where none did.
+        for at in 0..by.len().max(1) {
+            let content = json!({
+                "inbound": inbound.0,
+                "reaction": deed.reaction,
+                "detail": deed.detail,
+                "by": by.get(at).map(|id| id.0),
+                "plan": plan,
+            });
+            place.append(tx, Event::Reacted, content, *now)?;
+        }
     }
     reached(Step::JudgeWritten);
     Ok(true)
 }
 
 /// The delivery that a mail is about, with all that stands around it.
-struct Place {
-    tenant: String,
-    session: SessionRow,
+pub(super) struct Place {
+    pub(super) tenant: String,
+    pub(super) session: SessionRow,
     delivery: DeliveryId,
-    revision: i64,
+    pub(super) revision: i64,
     ticket: Option<String>,
 }
 
@@ -295,46 +300,46 @@ fn place(tx: &Tx<'_>, tenant: &str, delivery: DeliveryId) -> Result<Option<Place
     })
 }
 
-/// Does one thing, and says which delivery came of it.
-fn act(
-    tx: &Tx<'_>,
-    place: &Place,
-    inbound: InboundId,
-    act: &Act,
-    now: Timestamp,
-) -> Result<Option<DeliveryId>> {
+/// Does one thing, and says which deliveries came of it.
+fn act(tx: &Tx<'_>, place: &Place, inbound: InboundId, act: &Act, now: Timestamp) -> Result<Vec<DeliveryId>> {
+    let tell = |notices: &[Telling]| {
+        notices.iter().map(|telling| notice(tx, place, inbound, telling, now)).collect()
+    };
+    let one = |made: Result<Option<DeliveryId>>| Ok(made?.into_iter().collect());
     // Another report about the same delivery may have come at the same moment.
     let is_taken_over =
         || tx.any("SELECT id FROM deliveries WHERE instead_of = $1 LIMIT 1", args![place.delivery.0]);
     match act {
-        Act::Again(_) | Act::Hold(_) | Act::Instead(..) if is_taken_over()? => Ok(None),
-        Act::Nothing => Ok(None),
-        Act::Again(due) => again(tx, place, State::Pending, "sent again after it came back", Some(*due), now),
-        Act::Hold(reason) => again(tx, place, State::Held, reason, None, now),
-        Act::Instead(channel, planned) => instead(tx, place, *channel, planned, now),
+        Act::Again(_) | Act::Hold(_) | Act::Instead(..) if is_taken_over()? => Ok(Vec::new()),
+        Act::Nothing => Ok(Vec::new()),
+        Act::Again(due) => {
+            one(again(tx, place, State::Pending, "sent again after it came back", Some(*due), now))
+        }
+        Act::Hold(reason) => one(again(tx, place, State::Held, reason, None, now)),
+        Act::Instead(channel, planned) => one(instead(tx, place, *channel, planned, now)),
         Act::Stop(address, reason) => {
             let stop = "INSERT INTO stopped (tenant, address, at, reason) VALUES ($1, $2, $3, $4) \
                         ON CONFLICT (tenant, address) DO NOTHING";
             tx.execute(stop, args![&place.tenant, address, now, reason])?;
-            Ok(None)
+            Ok(Vec::new())
         }
         Act::Ticket(ticket) => {
             let learn =
                 "UPDATE sessions SET learned_ticket = $1, ticket = coalesce(ticket, $1) WHERE id = $2";
             tx.execute(learn, args![ticket, place.session.id])?;
-            Ok(None)
+            Ok(Vec::new())
         }
-        Act::Notice(message) => notice(tx, place, inbound, message, now).map(Some),
-        Act::Alert(message, matter) => {
+        Act::Notice(notices) => tell(notices),
+        Act::Alert(notices, matter) => {
             let since = now.saturating_sub(QUIET).unwrap_or(now);
             let told = "SELECT at FROM alerts WHERE tenant = $1 AND matter = $2 AND at > $3";
             if tx.any(told, args![&place.tenant, matter, since])? {
-                return Ok(None);
+                return Ok(Vec::new());
             }
-            let tell = "INSERT INTO alerts (tenant, matter, at) VALUES ($1, $2, $3) \
+            let remember = "INSERT INTO alerts (tenant, matter, at) VALUES ($1, $2, $3) \
                         ON CONFLICT (tenant, matter) DO UPDATE SET at = excluded.at";
-            tx.execute(tell, args![&place.tenant, matter, now])?;
-            notice(tx, place, inbound, message, now).map(Some)
+            tx.execute(remember, args![&place.tenant, matter, now])?;
+            tell(notices)
         }
     }
 }
@@ -385,33 +390,4 @@ fn instead(
         now,
     };
     insert_delivery(tx, &placed, planned, &raw.unwrap_or_default())
-}
-
-/// A mail to a person, about a mail that came back. It goes the way of all mails.
-fn notice(
-    tx: &Tx<'_>,
-    place: &Place,
-    inbound: InboundId,
-    message: &Composed,
-    now: Timestamp,
-) -> Result<DeliveryId> {
-    let id = tx.insert(
-        "INSERT INTO deliveries (id, tenant, session, revision, channel, target, message_id, state, reason, due, notice, \
-         created_at, changed_at) VALUES ($1, $2, $3, $4, $5, $6, $7, 'pending', '', $8, $9, $8, $8)",
-        args![
-            &place.tenant,
-            place.session.id,
-            place.revision,
-            Channel::Email.as_str(),
-            message.recipient.as_str(),
-            &message.message_id,
-            now,
-            inbound.0
-        ],
-    )?;
-    tx.execute(
-        "INSERT INTO messages (delivery, envelope_from, head) VALUES ($1, $2, $3)",
-        args![id, message.envelope_from.as_str(), &message.wire],
-    )?;
-    Ok(DeliveryId(id))
 }

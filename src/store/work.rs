@@ -55,6 +55,8 @@ pub struct Work {
     pub lease: Lease,
     /// The attempt's number, from 1.
     pub attempt: u32,
+    /// The Message-ID without brackets, the external id, or the id of what a webhook is told.
+    pub message_id: String,
     /// The name of the envelope: the token of its sender.
     pub envelope_id: String,
     /// The envelope's sender.
@@ -286,7 +288,7 @@ type Begun = (Work, Option<Vec<u8>>, Option<Vec<u8>>);
 
 fn begin(tx: &Tx<'_>, lease: &Lease, now: Timestamp) -> Result<Option<Begun>> {
     let sql = "SELECT d.attempts + 1, d.target, m.envelope_from, m.head, \
-               CASE WHEN m.tail IS NOT NULL OR d.channel = 'record' THEN r.raw END, m.tail, d.channel \
+               CASE WHEN m.tail IS NOT NULL OR d.channel = 'record' THEN r.raw END, m.tail, d.channel, d.message_id \
                FROM deliveries d JOIN messages m ON m.delivery = d.id JOIN revisions r ON r.id = d.revision \
                WHERE d.id = $1 AND d.lease = $2 AND d.state = 'leased' \
                AND EXISTS (SELECT 1 FROM instances i WHERE i.id = d.owner)";
@@ -295,6 +297,7 @@ fn begin(tx: &Tx<'_>, lease: &Lease, now: Timestamp) -> Result<Option<Begun>> {
         let work = Work {
             lease: lease.clone(),
             attempt: row.number(0)?,
+            message_id: row.get::<Option<String>>(7)?.unwrap_or_default(),
             envelope_id: token_of(&envelope_from).to_owned(),
             envelope_from,
             recipient: row.get(1)?,
@@ -399,12 +402,13 @@ fn recover(tx: &Tx<'_>, tenant: &str, instance: Instance, retry: &Retry, now: Ti
         Ok((lease, row.number(2)?, row.word::<Channel>(3)?))
     })?;
     // The relay is not to blame: what is sent again goes at once. A CRM is looked into first, and may still be at work
-    // on what it was sent.
+    // on what it was sent. A webhook knows by the id what it was told before.
     let at_once = Retry { first: SignedDuration::ZERO, ..*retry };
     for (lease, attempt, channel) in &begun {
-        let retry = if *channel == Channel::Email { &at_once } else { retry };
+        let retry = if *channel == Channel::Record { retry } else { &at_once };
+        let is_known = *channel == Channel::Webhook;
         let report = Report {
-            outcome: Outcome::Uncertain,
+            outcome: if is_known { Outcome::Deferred } else { Outcome::Uncertain },
             relay: String::new(),
             tls: None,
             stage: "restart".into(),

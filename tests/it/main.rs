@@ -34,3 +34,4 @@ mod store;
 mod support;
 mod templates;
 mod waiting;
+mod webhook;

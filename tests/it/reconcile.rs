@@ -107,7 +107,7 @@ pub(crate) fn noted(shown: &Value) -> String {
     shown["reactions"][0][1].as_str().unwrap().to_owned()
 }
 
-const CRM: &str = "support@crm.example.com";
+pub(crate) const CRM: &str = "support@crm.example.com";
 
 /// A delivery report of our own relay about a recipient.
 pub(crate) fn report(sent: &Sent, recipient: &str, action: &str, status: &str, text: &str) -> String {
@@ -147,12 +147,12 @@ Message-ID: <{message_id}>
     )
 }
 
-fn unknown(sent: &Sent) -> String {
+pub(crate) fn unknown(sent: &Sent) -> String {
     report(sent, CRM, "failed", "5.1.1", "550 5.1.1 No such user here")
 }
 
 /// A person's answer.
-fn reply(to: &str, from: &str, message_id: &str) -> String {
+pub(crate) fn reply(to: &str, from: &str, message_id: &str) -> String {
     format!(
         "From: Jo Doe <{from}>\nTo: {to}\nSubject: Re: [#7] Call 1\nMessage-ID: <r1@crm.example.com>\n\
          In-Reply-To: <{message_id}>\nReferences: <{message_id}>\n\nPlease call back.\n\n\

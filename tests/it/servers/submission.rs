@@ -1,5 +1,6 @@
 //! Sending through a real Postfix: what it needs to take a mail, and what is recorded of it.
 
+use aftercall::token::body_of;
 use serde_json::Value;
 
 use super::as_sent;
@@ -55,8 +56,11 @@ fn every_sample_reaches_postfix_as_it_stands_in_the_outbox_and_the_log_has_its_q
         let arrived = stored.iter().find(is_it).unwrap_or_else(|| panic!("no mail has {mark}"));
         let sent = site.run(&["log", "mail", &delivery.id.to_string(), "--source"]).with_code(0).out;
         assert_eq!(as_sent(arrived), sent, "{session}");
-        let token = delivery.message_id.unwrap().split('@').next().unwrap().to_owned();
-        let way = format!("Return-Path: <{BOUNCES}+{token}@acme.example.com>\n");
+        // All tokens of a delivery name it in the same way; their codes differ.
+        let way = format!(
+            "Return-Path: <{BOUNCES}+{}",
+            body_of(delivery.message_id.unwrap().split('@').next().unwrap())
+        );
         assert!(arrived.starts_with(way.as_bytes()), "{session} did not come by {way}");
     }
 }

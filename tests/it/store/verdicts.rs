@@ -5,7 +5,7 @@ use aftercall::compose::Composed;
 use aftercall::correlate::{Found, Proof};
 use aftercall::ids::{DeliveryId, InboundId};
 use aftercall::outbox::Outcome;
-use aftercall::store::{Act, Arrival, Deed, Judged, Taken, VerdictFilter};
+use aftercall::store::{Act, Arrival, Deed, Judged, Taken, Telling, VerdictFilter};
 use serde_json::{Value, json};
 
 use super::{Engine, Kept, RETRY, at, first, report};
@@ -66,13 +66,13 @@ fn judged(inbound: InboundId, delivery: Option<DeliveryId>, acts: Vec<Act>, seco
     }
 }
 
-fn notice(number: u32) -> Box<Composed> {
-    Box::new(Composed {
+fn notice(number: u32) -> Vec<Telling> {
+    vec![Telling::Mail(Box::new(Composed {
         message_id: format!("notice-{number}@example.com"),
         envelope_from: "bridge@example.com".parse().unwrap(),
         recipient: "alerts@example.com".parse().unwrap(),
         wire: b"Subject: alert\r\n\r\n".to_vec(),
-    })
+    }))]
 }
 
 /// The events of a session's log, in order.
