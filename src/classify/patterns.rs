@@ -10,10 +10,14 @@ use crate::parse::headers::cut;
 
 /// The most octets of a text that patterns look at.
 const MAX_LOOKED_AT: usize = 4 << 10;
-/// What a pattern may take of memory.
+/// What a pattern may take of memory, and then its states while it is tried.
 const PATTERN_OCTETS: usize = 4 << 20;
-/// What the set of all that must stand somewhere may take of memory.
+/// See [`PATTERN_OCTETS`].
+const PATTERN_STATES_OCTETS: usize = 256 << 10;
+/// The same for the set of all that must stand somewhere.
 const SET_OCTETS: usize = 32 << 20;
+/// See [`SET_OCTETS`].
+const SET_STATES_OCTETS: usize = 8 << 20;
 
 /// One pattern, and the number of the rule that it belongs to.
 #[derive(Debug)]
@@ -64,7 +68,8 @@ impl Patterns {
         }
         let mut builder = RegexSetBuilder::new(texts.keys().map(|needle| regex::escape(needle)));
         all.owners = texts.into_values().collect();
-        all.needles = builder.unicode(false).size_limit(SET_OCTETS).dfa_size_limit(SET_OCTETS).build()?;
+        all.needles =
+            builder.unicode(false).size_limit(SET_OCTETS).dfa_size_limit(SET_STATES_OCTETS).build()?;
         Ok(all)
     }
 
@@ -91,7 +96,11 @@ impl Patterns {
 }
 
 fn compile(source: &str) -> Result<Regex, regex::Error> {
-    RegexBuilder::new(source).unicode(false).size_limit(PATTERN_OCTETS).build()
+    RegexBuilder::new(source)
+        .unicode(false)
+        .size_limit(PATTERN_OCTETS)
+        .dfa_size_limit(PATTERN_STATES_OCTETS)
+        .build()
 }
 
 /// Why a text can be no pattern.
