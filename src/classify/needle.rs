@@ -166,12 +166,15 @@ impl Reader<'_> {
     }
 }
 
+/// A needle, and the numbers that it was added with.
+type Needle = (Box<[u8]>, Vec<usize>);
+
 /// Finds many needles in one pass, each with the number that it was added with.
 #[derive(Debug)]
 pub(super) struct Finder {
     /// For each mix of three octets, 1 + the bucket of the needles that begin with them; 0 where there are none.
     slots: Vec<u16>,
-    buckets: Vec<Vec<(Box<[u8]>, Vec<usize>)>>,
+    buckets: Vec<Vec<Needle>>,
 }
 
 const SLOTS: usize = 1 << 14;
