@@ -166,6 +166,67 @@ impl Reader<'_> {
     }
 }
 
+/// A needle, and the numbers that it was added with.
+type Needle = (Box<[u8]>, Vec<usize>);
+
+/// Finds many needles in one pass, each with the number that it was added with.
+#[derive(Debug)]
+pub(super) struct Finder {
+    /// For each mix of three octets, 1 + the bucket of the needles that begin with them; 0 where there are none.
+    slots: Vec<u16>,
+    buckets: Vec<Vec<Needle>>,
+}
+
+const SLOTS: usize = 1 << 14;
+
+impl Default for Finder {
+    fn default() -> Self {
+        Self { slots: vec![0; SLOTS], buckets: Vec::new() }
+    }
+}
+
+impl Finder {
+    fn slot(start: &[u8]) -> usize {
+        let mixed =
+            start.iter().take(MIN_OCTETS).fold(0_usize, |mixed, octet| (mixed << 5) ^ usize::from(*octet));
+        mixed % SLOTS
+    }
+
+    /// Adds a needle of at least [`MIN_OCTETS`].
+    pub(super) fn add(&mut self, needle: String, number: usize) {
+        let slot = &mut self.slots[Self::slot(needle.as_bytes())];
+        if *slot == 0 {
+            self.buckets.push(Vec::new());
+            // There are fewer buckets than slots.
+            *slot = u16::try_from(self.buckets.len()).unwrap_or(u16::MAX);
+        }
+        let bucket = &mut self.buckets[usize::from(*slot) - 1];
+        let needle = needle.into_bytes().into_boxed_slice();
+        match bucket.iter_mut().find(|(known, _)| *known == needle) {
+            Some((_, numbers)) => numbers.push(number),
+            None => bucket.push((needle, vec![number])),
+        }
+    }
+
+    /// The numbers of all needles that stand in a text, some of them more than once.
+    pub(super) fn find(&self, text: &str) -> Vec<usize> {
+        let octets = text.as_bytes();
+        let mut found = Vec::new();
+        for (at, start) in octets.windows(MIN_OCTETS).enumerate() {
+            let slot = self.slots[Self::slot(start)];
+            if slot == 0 {
+                continue;
+            }
+            for (needle, numbers) in &self.buckets[usize::from(slot) - 1] {
+                if octets[at..].starts_with(needle) {
+                    found.extend_from_slice(numbers);
+                }
+            }
+        }
+        found
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -1,20 +1,18 @@
 //! Many patterns over one text: one pass finds which of them can fit at all, and only those are tried.
 
-use std::collections::BTreeMap;
 use std::sync::OnceLock;
 
-use regex::bytes::{Regex, RegexBuilder, RegexSet, RegexSetBuilder};
+use regex::bytes::{Regex, RegexBuilder};
 
-use super::needle::needles;
+use super::needle::{Finder, needles};
 use crate::parse::headers::cut;
 
 /// The most octets of a text that patterns look at.
 const MAX_LOOKED_AT: usize = 4 << 10;
-/// What a pattern may take of memory.
+/// What a pattern may take of memory, and then its states while it is tried.
 const PATTERN_OCTETS: usize = 4 << 20;
-/// What the set of all that must stand somewhere may take of memory.
-const SET_OCTETS: usize = 32 << 20;
-
+/// See [`PATTERN_OCTETS`].
+const PATTERN_STATES_OCTETS: usize = 256 << 10;
 /// One pattern, and the number of the rule that it belongs to.
 #[derive(Debug)]
 pub(super) struct Pattern {
@@ -33,39 +31,26 @@ impl Pattern {
 }
 
 /// The patterns of one place.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Patterns {
     patterns: Vec<Pattern>,
-    /// What must stand in a text for patterns to be tried, and which patterns these are.
-    needles: RegexSet,
-    owners: Vec<Vec<usize>>,
+    /// Finds what must stand in a text for a pattern to be tried.
+    finder: Finder,
     /// Those that are always tried.
     always: Vec<usize>,
 }
 
-impl Default for Patterns {
-    fn default() -> Self {
-        Self { patterns: Vec::new(), needles: RegexSet::empty(), owners: Vec::new(), always: Vec::new() }
-    }
-}
-
 impl Patterns {
-    pub(super) fn new(found: Vec<(String, usize)>) -> Result<Self, regex::Error> {
+    pub(super) fn new(found: Vec<(String, usize)>) -> Self {
         let mut all = Self::default();
-        let mut texts: BTreeMap<String, Vec<usize>> = BTreeMap::new();
         for (at, (source, owner)) in found.into_iter().enumerate() {
             match needles(&source) {
-                Some(needles) => {
-                    needles.into_iter().for_each(|needle| texts.entry(needle).or_default().push(at));
-                }
+                Some(needles) => needles.into_iter().for_each(|needle| all.finder.add(needle, at)),
                 None => all.always.push(at),
             }
             all.patterns.push(Pattern { owner, source, regex: OnceLock::new() });
         }
-        let mut builder = RegexSetBuilder::new(texts.keys().map(|needle| regex::escape(needle)));
-        all.owners = texts.into_values().collect();
-        all.needles = builder.unicode(false).size_limit(SET_OCTETS).dfa_size_limit(SET_OCTETS).build()?;
-        Ok(all)
+        all
     }
 
     /// Marks, for each rule, that one of its patterns fits here.
@@ -81,8 +66,7 @@ impl Patterns {
 
     /// Those that can fit, in their order.
     pub(super) fn candidates(&self, text: &str) -> impl Iterator<Item = &Pattern> {
-        let found = self.needles.matches(text.as_bytes());
-        let mut numbers: Vec<usize> = found.into_iter().flat_map(|at| &self.owners[at]).copied().collect();
+        let mut numbers = self.finder.find(text);
         numbers.extend_from_slice(&self.always);
         numbers.sort_unstable();
         numbers.dedup();
@@ -91,7 +75,11 @@ impl Patterns {
 }
 
 fn compile(source: &str) -> Result<Regex, regex::Error> {
-    RegexBuilder::new(source).unicode(false).size_limit(PATTERN_OCTETS).build()
+    RegexBuilder::new(source)
+        .unicode(false)
+        .size_limit(PATTERN_OCTETS)
+        .dfa_size_limit(PATTERN_STATES_OCTETS)
+        .build()
 }
 
 /// Why a text can be no pattern.
@@ -130,16 +118,37 @@ pub(super) fn plain(text: &str) -> String {
 mod tests {
     use super::*;
 
-    #[test]
-    fn each_shipped_pattern_is_one() {
+    /// All patterns of the shipped file.
+    fn shipped() -> Vec<String> {
         let file: toml::Table = toml::from_str(include_str!("../../config/bounce-rules.toml")).unwrap();
         let tables = ["rules", "reasons"].iter().flat_map(|key| file[*key].as_array().unwrap());
         let lists = tables.flat_map(|table| table.as_table().unwrap().iter());
         let lists = lists.filter(|(key, _)| ["from", "subject", "text", "value"].contains(&key.as_str()));
-        let patterns: Vec<&str> =
-            lists.flat_map(|(_, list)| list.as_array().unwrap()).flat_map(|one| one.as_str()).collect();
+        let patterns = lists.flat_map(|(_, list)| list.as_array().unwrap());
+        patterns.map(|one| one.as_str().unwrap().to_owned()).collect()
+    }
+
+    #[test]
+    fn each_shipped_pattern_is_one() {
+        let patterns = shipped();
         assert!(patterns.len() > 500, "{}", patterns.len());
         let problems: Vec<String> = patterns.iter().filter_map(|pattern| problem_of(pattern)).collect();
         assert!(problems.is_empty(), "{problems:#?}");
+    }
+
+    #[test]
+    fn no_pattern_that_fits_is_passed_over() {
+        let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/reports");
+        let sources = shipped();
+        let patterns = Patterns::new(sources.iter().cloned().zip(0..).collect());
+        let regexes: Vec<Regex> = sources.iter().map(|source| compile(source).unwrap()).collect();
+        for entry in std::fs::read_dir(folder).unwrap().flatten() {
+            let text = plain(&String::from_utf8_lossy(&std::fs::read(entry.path()).unwrap()));
+            let tried: Vec<usize> = patterns.candidates(&text).map(|pattern| pattern.owner).collect();
+            for (at, regex) in regexes.iter().enumerate() {
+                let is_safe = tried.contains(&at) || !regex.is_match(text.as_bytes());
+                assert!(is_safe, "{} fits {:?} and is not tried", sources[at], entry.path());
+            }
+        }
     }
 }

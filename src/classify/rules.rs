@@ -122,14 +122,12 @@ impl Rules {
         if !problems.is_empty() {
             return Err(Problems(problems));
         }
-        // Each pattern was tried alone, so what fails now is their number.
-        let failed = |error: regex::Error| Problems(vec![Problem::of_file(Path::new(FILE), error)]);
-        let places = gathered.places.into_iter().map(|(place, found)| Ok((place, Patterns::new(found)?)));
+        let places = gathered.places.into_iter().map(|(place, found)| (place, Patterns::new(found)));
         Ok(Self {
             rules: gathered.rules,
-            places: places.collect::<Result<_, _>>().map_err(failed)?,
+            places: places.collect(),
             reasons: gathered.reasons,
-            diagnosis: Patterns::new(gathered.diagnosis).map_err(failed)?,
+            diagnosis: Patterns::new(gathered.diagnosis),
         })
     }
 

@@ -1,5 +1,8 @@
 //! Header fields, and blocks of fields that look like them.
 
+use jiff::Timestamp;
+use mail_parser::DateTime;
+
 use super::{MAX_FIELDS, MAX_VALUE_OCTETS, address};
 
 /// The fields of a header block, in their order.
@@ -47,6 +50,12 @@ impl Headers {
     /// The addresses in all fields of that name.
     pub fn addresses<'h>(&'h self, name: &str) -> Vec<&'h str> {
         self.all(name).flat_map(address::of_field).collect()
+    }
+
+    /// The `Date` (RFC 5322, section 3.6.1), which a sender may have set to anything.
+    pub fn date(&self) -> Option<Timestamp> {
+        let date = DateTime::parse_rfc822(self.get("date")?)?;
+        Timestamp::from_second(date.is_valid().then(|| date.to_timestamp())?).ok()
     }
 
     /// The first `Message-ID`, without angle brackets.

@@ -10,9 +10,18 @@ use mail_parser::{
 use super::headers::{Headers, cut};
 use super::{MAX_DEPTH, MAX_RECIPIENTS, MAX_TEXT_OCTETS, Mail, Problem, provider, quoted, report, tidy};
 
-/// Header values as text with their words decoded; what says how a part is built, as its parts.
+/// Header values as text with their words decoded; what says how a part is built, as its parts. Of `Received` and of
+/// signatures only the name is kept: nobody looks at them, and they are most of many headers.
 static PARSER: LazyLock<MessageParser> = LazyLock::new(|| {
-    MessageParser::new().with_mime_headers().header_raw(HeaderName::Received).default_header_text()
+    let ignored = [
+        HeaderName::Received,
+        HeaderName::DkimSignature,
+        HeaderName::ArcSeal,
+        HeaderName::ArcMessageSignature,
+        HeaderName::ArcAuthenticationResults,
+    ];
+    let parser = MessageParser::new().with_mime_headers().default_header_text();
+    ignored.into_iter().fold(parser, MessageParser::ignore_header)
 });
 
 /// What is put together at the end of the walk.

@@ -101,6 +101,17 @@ fn each_mail_is_what_the_table_says_and_nobody_else_is_named() {
 }
 
 #[test]
+fn the_facts_of_the_header_are_at_hand() {
+    let mail = parse(&std::fs::read(folder().join("postfix.eml")).unwrap());
+    assert_eq!(mail.delivered_to(), ["updates+k7q2.m9x4@acme.example"]);
+    assert_eq!(mail.headers.date().unwrap().to_string(), "2026-03-03T09:20:00Z");
+    let returned = mail.returned.unwrap();
+    assert_eq!(returned.get("subject"), Some("[#4711] Call finished"));
+    assert_eq!(returned.addresses("from"), ["updates@acme.example"]);
+    assert_eq!(parse(b"Date: Tue, 99 Foo 2026 99:99:99 +9999\n\nx").headers.date(), None);
+}
+
+#[test]
 fn without_marks_a_crms_answer_is_an_automatic_one() {
     let mail = parse(&std::fs::read(folder().join("crm-opened.eml")).unwrap());
     let verdict = classify(&mail, Rules::shipped(), &[]);
