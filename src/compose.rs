@@ -156,7 +156,7 @@ fn message(
     now: Timestamp,
 ) -> Result<Message, Box<dyn std::error::Error + Send + Sync>> {
     let profile = &tenant.profile;
-    let texts = texts(parts, tenant);
+    let texts = texts(parts, tenant, token);
     let mailbox =
         |name: Option<&String>, address: &Address| -> Result<Mailbox, lettre::address::AddressError> {
             Ok(Mailbox::new(name.cloned(), address.as_str().parse()?))
@@ -206,10 +206,11 @@ struct Texts {
 }
 
 /// What the profile says of texts: the ticket's name in its places, and nobody else's words that name a ticket or act.
-fn texts(parts: &Parts<'_>, tenant: &Tenant) -> Texts {
+fn texts(parts: &Parts<'_>, tenant: &Tenant, token: &str) -> Texts {
     let (profile, rendered) = (&tenant.profile, parts.rendered);
-    let filled =
-        |pattern: &String| parts.mail.ticket.as_ref().map(|ticket| fill(pattern, &tenant.parameters, ticket));
+    let mut values = tenant.parameters.clone();
+    values.insert("token".to_owned(), token.to_owned());
+    let filled = |pattern: &String| parts.mail.ticket.as_ref().map(|ticket| fill(pattern, &values, ticket));
     let subject = profile.acts.subject(&rendered.subject);
     // Where several tokens stand in a subject, a CRM takes the leftmost: the profile's is the first.
     let (before, after) = profile.subject.as_deref().map_or(("", ""), |pattern| {
@@ -407,6 +408,16 @@ mod tests {
         let message = MessageParser::default().parse(&redmine.wire).unwrap();
         assert_eq!(field(&message, "Auto-Submitted"), Some("auto-notified"));
         assert_eq!(field(&message, "References"), Some("<redmine.issue-10482.1@aftercall.invalid> <m@x>"));
+    }
+
+    #[test]
+    fn a_subject_carries_the_signed_token_where_the_profile_has_a_place_for_it() {
+        let mut tenant = tenant("name = \"generic\"");
+        tenant.profile.subject = Some("[#{ticket}] {text} ({token})".to_owned());
+        let composed = composed(&tenant, &mail(&[]), b"{}", "Call 7", "t");
+        let message = MessageParser::default().parse(&composed.wire).unwrap();
+        let token = composed.message_id.split('@').next().unwrap();
+        assert_eq!(message.subject(), Some(&*format!("[#10482] Call 7 ({token})")));
     }
 
     #[test]

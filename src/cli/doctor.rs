@@ -5,13 +5,16 @@ use std::io::{self, Write};
 use super::{Exit, tenant};
 use crate::clock::Clock;
 use crate::config::Config;
+use crate::config::mailbox::{Imap, Mailbox, Source};
 use crate::config::record::Record;
 use crate::config::tenant::{Login, Tenant};
 use crate::config::webhook::Webhook;
 use crate::deliver::auth::tokens;
 use crate::deliver::connect::connect;
 use crate::deliver::tls::connector;
+use crate::flow::collect::access;
 use crate::flow::intake::chain;
+use crate::inbox::{Reader, imap};
 use crate::record::client::Client;
 use crate::webhook;
 
@@ -36,6 +39,9 @@ pub(super) async fn run(config: &Config, arguments: &Arguments) -> anyhow::Resul
     }
     if let Some(webhook) = &tenant.reactions.webhook {
         checks.push(receiver(webhook).await);
+    }
+    for mailbox in config.mailboxes.iter().filter(|mailbox| mailbox.is_of(&tenant.name)) {
+        checks.push(look_into(mailbox).await);
     }
     let mut out = io::stdout().lock();
     for Check { what, result } in &checks {
@@ -80,6 +86,28 @@ async fn receiver(webhook: &Webhook) -> Check {
         Err(error) => Err(chain(&error)),
     };
     Check { what, result }
+}
+
+/// Opens a mailbox as for reading, and takes nothing out of it.
+async fn look_into(mailbox: &Mailbox) -> Check {
+    let what = format!("mailbox {} ({})", mailbox.name, mailbox.source);
+    let result = match &mailbox.source {
+        Source::Imap(imap) => look_into_folder(mailbox, imap).await.map(|()| "it opens".to_owned()),
+        Source::Maildir(folder) if folder.join("new").is_dir() => Ok("it is there".to_owned()),
+        Source::Maildir(_) => Err("there is no folder new in it".to_owned()),
+        Source::Lmtp(_) => Ok("serve listens there while it runs".to_owned()),
+        Source::Pipe => Ok("receive takes its mails".to_owned()),
+    };
+    Check { what, result }
+}
+
+async fn look_into_folder(mailbox: &Mailbox, imap: &Imap) -> Result<(), String> {
+    let (tls, tokens) = access(imap, Clock::default()).map_err(|error| chain(&error))?;
+    let folder = imap::Reader::new(Box::new(imap.clone()), tls, tokens, mailbox.message_bytes, None);
+    let mut reader = Reader::Imap(Box::new(folder));
+    let looked = reader.look().await.map_err(|fault| chain(&fault));
+    reader.close().await;
+    looked
 }
 
 /// Takes the recipe's harmless request.

@@ -129,8 +129,8 @@ impl Profile {
         for (key, pattern) in self.patterns() {
             let Some(pattern) = pattern else { continue };
             for name in placeholders(pattern) {
-                let is_text = name == "text" && key == "subject";
-                if name != "ticket" && !is_text && !self.knows(&name) {
+                let is_of_mail = key == "subject" && (name == "text" || name == "token");
+                if name != "ticket" && !is_of_mail && !self.knows(&name) {
                     root.problem(
                         key,
                         format_args!("{{{name}}} is neither {{ticket}} nor one of the parameters"),

@@ -271,7 +271,8 @@ impl Collector {
     }
 }
 
-fn access(imap: &Imap, clock: Clock) -> Result<(TlsConnector, Option<Tokens>), TlsError> {
+/// TLS and tokens towards a mailbox's server.
+pub fn access(imap: &Imap, clock: Clock) -> Result<(TlsConnector, Option<Tokens>), TlsError> {
     let authority = imap.ca_file.as_deref();
     let tokens = match &imap.login {
         Login::OAuth2(client) => Some(Tokens::new(client, client_config(authority)?, clock)?),

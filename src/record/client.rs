@@ -120,6 +120,35 @@ impl Client {
         }
     }
 
+    /// What would be asked of the CRM for a note, a line for each request. What an earlier answer gives is a name in
+    /// capitals, and the login is left out.
+    pub fn rehearse(&self, note: &Note, file: &[u8], tenant: &str) -> Vec<String> {
+        let mut data = data(&self.record, ("USER", "SECRET"), note, tenant, false);
+        let mut lines = Vec::new();
+        for step in &self.record.recipe.steps {
+            if step.when.as_ref().is_some_and(|when| is_given(&data[&when.name]) != when.wanted) {
+                continue;
+            }
+            let written = Context::wraps(&data)
+                .map_err(|error| error.to_string())
+                .and_then(|data| self.requests.write(step, &data, file).map_err(|error| error.to_string()));
+            let line = written.and_then(|request| Ok((self.url(&request.path)?, request)));
+            lines.push(match line {
+                Ok((url, Request { body: Some((kind, octets)), .. })) => {
+                    format!("{}: {} {url}, {kind}, {} octets", step.name, step.method, octets.len())
+                }
+                Ok((url, _)) => format!("{}: {} {url}", step.name, step.method),
+                Err(reason) => format!("{}: {reason}", step.name),
+            });
+            for (name, _) in &step.captures {
+                if !is_given(&data[name]) {
+                    data[name] = name.to_uppercase().into();
+                }
+            }
+        }
+        lines
+    }
+
     /// Takes the recipe's harmless request. Says what was answered, or what does not work.
     pub async fn probe(&self) -> Result<String, String> {
         let Some(step) = &self.record.recipe.probe else {

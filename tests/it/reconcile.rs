@@ -3,6 +3,7 @@
 use std::os::unix::process::ExitStatusExt;
 
 use aftercall::crash::Step;
+use aftercall::sink::Received;
 use aftercall::store::DeliveryRow;
 use serde_json::Value;
 
@@ -24,6 +25,18 @@ pub(crate) struct Sent {
     pub(crate) message_id: String,
     pub(crate) reply_to: String,
     pub(crate) delivery: i64,
+}
+
+impl Sent {
+    /// What of a message can come back.
+    pub(crate) fn of(received: &Received, delivery: i64) -> Self {
+        let message = parsed(&received.message);
+        let reply_to = header(&message, "Reply-To");
+        let reply_to = reply_to.rsplit('<').next().unwrap_or_default().trim_end_matches('>').to_owned();
+        let token = received.from.split(['+', '@']).nth(1).unwrap().to_owned();
+        let message_id = message.message_id().unwrap().to_owned();
+        Self { from: received.from.clone(), token, message_id, reply_to, delivery }
+    }
 }
 
 const ALERT: &str = "alert = \"alerts@acme.example.com\"\nforward = \"agents@acme.example.com\"";
@@ -52,14 +65,10 @@ impl Bridge {
         let file = self.site.session(&format!("call-{number}.json"), &call(number, ticket, 0));
         self.site.run(&["send", "--tenant", tenant, &file]).with_code(0);
         let received = self.relay.received().swap_remove(before);
-        let message = parsed(&received.message);
-        let reply_to = header(&message, "Reply-To");
-        let reply_to = reply_to.rsplit('<').next().unwrap_or_default().trim_end_matches('>').to_owned();
-        let token = received.from.split(['+', '@']).nth(1).unwrap().to_owned();
         let rows = self.site.deliveries();
-        let row = rows.iter().find(|row| row.message_id.as_deref() == message.message_id()).unwrap();
-        let message_id = message.message_id().unwrap().to_owned();
-        Sent { from: received.from, token, message_id, reply_to, delivery: row.id.0 }
+        let message_id = parsed(&received.message).message_id().unwrap().to_owned();
+        let row = rows.iter().find(|row| row.message_id.as_ref() == Some(&message_id)).unwrap();
+        Sent::of(&received, row.id.0)
     }
 
     /// A mail comes back to an address and is judged; how, is what the inbox shows of it.
@@ -87,7 +96,7 @@ impl Bridge {
     }
 
     /// Lets `serve` send what waits, until so many messages have arrived, and gives the newest.
-    fn sends_until(&self, count: usize) -> aftercall::sink::Received {
+    fn sends_until(&self, count: usize) -> Received {
         let serve = self.site.serve();
         until(&format!("{count} messages"), || (self.relay.received().len() >= count).then_some(()));
         assert_eq!(serve.terminate(), 0);

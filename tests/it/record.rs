@@ -8,6 +8,7 @@ use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 
 use crate::http::{Answer, Crm, Heard};
+use crate::reconcile::{Sent, report};
 use crate::support::{Relay, Site, TenantFile, call, parsed, sample, until};
 
 /// What is attached to tickets: ticket and the request's body.
@@ -451,4 +452,38 @@ fn the_crms_budget_is_its_own() {
     assert_eq!(tracker.comments().len(), 2);
     let waiting = site.states().into_iter().filter(|state| *state == "pending").count();
     assert_eq!(waiting, 2, "{:?}", site.states());
+}
+
+#[test]
+fn an_update_whose_mail_comes_back_for_good_goes_to_the_record() {
+    let (tracker, relay) = (Tracker::content(), Relay::start());
+    let site = site("email-else-record", &tracker.section(), relay.port(), AT_ONCE);
+    let file = site.session("call-1.json", &call(1, "7", 0));
+    site.run(&["send", &file]).with_code(0);
+    let sent = Sent::of(&relay.only(), 1);
+    let mail = report(&sent, "support@crm.example.com", "failed", "5.1.1", "550 5.1.1 No such user here");
+    let mail = mail.replace('\n', "\r\n");
+    site.run_with(&["receive", "--from", "", "--to", &sent.from], mail.as_bytes()).with_code(0);
+    site.run(&["fetch"]).with_code(0);
+    let serve = site.serve();
+    until("the note", || site.states().ends_with(&["accepted", "accepted"]).then_some(()));
+    assert_eq!(serve.terminate(), 0);
+    assert_eq!((tracker.comments().len(), relay.received().len()), (1, 1));
+    let rows = site.deliveries();
+    let ways: Vec<_> = rows.iter().map(|row| (row.channel.as_str(), row.instead_of.map(|id| id.0))).collect();
+    assert_eq!(ways, [("email", None), ("record", Some(1))]);
+}
+
+#[test]
+fn a_trial_shows_the_requests_and_makes_none() {
+    let tracker = Tracker::content();
+    let site = site("record", &tracker.section(), 1, "");
+    let file = site.session("call-1.json", &call(1, "7", 0));
+    let told = site.run(&["profile", "try", "acme", &file]).with_code(0).out;
+    let base = format!("http://127.0.0.1:{}", tracker.crm.port);
+    assert!(
+        told.contains(&format!("Request   comment: POST {base}/REST/2.0/ticket/7/comment, application/json")),
+        "{told}"
+    );
+    assert!(tracker.crm.heard().is_empty() && !told.contains("tracker-secret"), "{told}");
 }

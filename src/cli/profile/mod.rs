@@ -18,6 +18,7 @@ use crate::config::ticket::{Identity, Names};
 use crate::config::{Config, Problems, profile_sources, profiles};
 use crate::flow::desk::Desk;
 use crate::flow::watch::read_document;
+use crate::record::client::Client;
 use crate::session::Ticket;
 use crate::store::Message;
 
@@ -135,6 +136,12 @@ async fn attempt(out: &mut dyn Write, config: &Config, tenant: &Tenant, file: &P
         Message::Mail(composed) => composed,
         Message::Note(note) => {
             writeln!(out, "CRM       {}, which this command leaves alone\n", note.target)?;
+            if let Some(record) = &tenant.record {
+                let lines =
+                    Client::new(record, Clock::default())?.rehearse(&note, &document.bytes, &tenant.title);
+                lines.iter().try_for_each(|line| writeln!(out, "Request   {line}"))?;
+                writeln!(out)?;
+            }
             return Ok(preview::write_note(out, &note)?);
         }
     };

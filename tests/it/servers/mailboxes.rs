@@ -100,6 +100,9 @@ fn a_mailbox_opens_by_starttls_to_whom_it_should_and_to_nobody_else() {
     let imap = Server::start();
     imap.deliver(all(0..1));
     let site = imap.site(imap.plain, "");
+    // The relay is away, so not all is well; the mailbox is, and nothing is taken out of it.
+    let told = site.run(&["doctor"]).with_code(1).out;
+    assert!(told.contains("mailbox bounces (imap") && told.contains("): ok: it opens"), "{told}");
     assert_eq!(site.run(&["fetch"]).with_code(0).out, "bounces: UID 1: inbound 1\n");
     for (file, content, told) in [
         (
