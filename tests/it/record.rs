@@ -238,7 +238,8 @@ fn a_crm_that_is_away_uses_up_no_deliveries_and_mails_go_on() {
     assert_eq!(serve.terminate(), 0);
     let rows = site.deliveries();
     let begun = rows.iter().filter(|row| row.channel.as_str() == "record" && row.attempts > 0).count();
-    assert!(begun <= 5, "{begun} of 9 were tried");
+    // Three faults close the gate; two more may be under way on the connections, and two are leased to be next.
+    assert!(begun <= 7, "{begun} of 9 were tried");
     assert_eq!(
         rows.iter().filter(|row| row.channel.as_str() == "email" && row.state.as_str() == "accepted").count(),
         1
