@@ -260,6 +260,11 @@ impl Dispatcher {
                 self.store.release(vec![lease], self.now()).await?;
                 return self.finish(ended).await;
             }
+            // What was leased before the gate closed is as good for later.
+            if self.gate.is_closed() {
+                self.store.release(vec![lease], self.now()).await?;
+                continue;
+            }
             let (begun, finished) =
                 tokio::join!(self.store.begin_attempt(lease, self.now()), self.finish(ended.take()));
             finished?;
