@@ -42,8 +42,10 @@ pub struct Case<'c> {
     pub mail: &'c Mail,
     /// What it is.
     pub verdict: &'c Verdict,
-    /// The delivery that it is about and by what proof; none where nothing ties it to one.
-    pub about: Option<(&'c About, Proof)>,
+    /// The delivery that it is about.
+    pub about: &'c About,
+    /// By what proof.
+    pub proof: Proof,
     /// The tenant's policy.
     pub policy: &'c Reactions,
     /// The tenant's own address.
@@ -104,19 +106,20 @@ impl Reaction {
     }
 }
 
+/// What follows a mail that nothing ties to a delivery.
+pub const UNMATCHED: Reaction = Reaction::Note("nothing ties it to a delivery");
+
 /// Decides what follows a mail.
 pub fn react(case: &Case<'_>) -> Vec<Reaction> {
-    let Some((about, proof)) = case.about else {
-        return vec![Reaction::Note("nothing ties it to a delivery")];
-    };
+    let Case { about, proof, .. } = *case;
     if about.is_notice {
         return vec![Reaction::Note("it is about a notice, not about an update")];
     }
     match (case.verdict.kind, case.verdict.sub) {
-        (Kind::Bounce, _) | (Kind::ReadReceipt, Some(Sub::SieveReject)) => bounce(case, about, proof),
-        (Kind::Complaint, sub) => complaint(about, proof, sub),
-        (Kind::Acknowledgement, sub) => acknowledgement(case, about, sub),
-        (Kind::Reply, _) => reply(case, proof),
+        (Kind::Bounce, _) | (Kind::ReadReceipt, Some(Sub::SieveReject)) => bounce(case),
+        (Kind::Complaint, sub) => complaint(case, sub),
+        (Kind::Acknowledgement, sub) => acknowledgement(case, sub),
+        (Kind::Reply, _) => reply(case),
         (Kind::Challenge, _) if proof.is_of_an_address() => {
             vec![Reaction::Alert(format!("{} asks for a confirmation before it takes mail", about.recipient))]
         }
@@ -133,7 +136,8 @@ pub fn react(case: &Case<'_>) -> Vec<Reaction> {
     }
 }
 
-fn bounce(case: &Case<'_>, about: &About, proof: Proof) -> Vec<Reaction> {
+fn bounce(case: &Case<'_>) -> Vec<Reaction> {
+    let Case { about, proof, .. } = *case;
     if !proof.is_of_the_envelope() {
         return vec![Reaction::Note(
             "the report knows only the Message-ID, which readers of the ticket know too",
@@ -147,17 +151,17 @@ fn bounce(case: &Case<'_>, about: &About, proof: Proof) -> Vec<Reaction> {
     let Some(recipient) = named.or_else(|| failed().next()) else {
         return vec![Reaction::Note("the report names nobody that failed")];
     };
+    let is_hard = recipient.hard && named.is_some();
     let told = told(recipient);
     let alert = Reaction::Alert(format!("the mail to {} came back: {told}", about.recipient));
     let mut reactions = Vec::new();
-    if recipient.hard && named.is_some() && case.policy.fallback.is_none() {
+    if is_hard && case.policy.fallback.is_none() {
         reactions.push(Reaction::StopAddress(about.recipient.to_ascii_lowercase(), told.clone()));
     }
     if about.is_old {
         reactions.push(Reaction::Note("a later update takes its place"));
         return reactions;
     }
-    let is_hard = recipient.hard && named.is_some();
     let next = match recipient.reason.group() {
         Group::Size if about.has_attachment => return vec![Reaction::SendSmaller],
         Group::Full | Group::Transient | Group::System | Group::Unknown | Group::Disabled
@@ -165,14 +169,15 @@ fn bounce(case: &Case<'_>, about: &About, proof: Proof) -> Vec<Reaction> {
         {
             return vec![Reaction::SendAgain];
         }
-        _ => elsewhere(case, about, &told),
+        _ => elsewhere(case, &told),
     };
     reactions.extend([next, alert]);
     reactions
 }
 
 /// The way that is left for an update that cannot reach its address.
-fn elsewhere(case: &Case<'_>, about: &About, told: &str) -> Reaction {
+fn elsewhere(case: &Case<'_>, told: &str) -> Reaction {
+    let about = case.about;
     let other = case.policy.fallback.clone().filter(|other| !is_same(other.as_str(), &about.recipient));
     match other {
         Some(address) => Reaction::SendTo(address),
@@ -181,8 +186,9 @@ fn elsewhere(case: &Case<'_>, about: &About, told: &str) -> Reaction {
     }
 }
 
-fn complaint(about: &About, proof: Proof, sub: Option<Sub>) -> Vec<Reaction> {
-    if !proof.is_of_the_envelope() {
+fn complaint(case: &Case<'_>, sub: Option<Sub>) -> Vec<Reaction> {
+    let about = case.about;
+    if !case.proof.is_of_the_envelope() {
         return vec![Reaction::Note("the complaint does not know the envelope")];
     }
     let alert = |what: &str| Reaction::Alert(format!("{what} about the mail to {}", about.recipient));
@@ -198,12 +204,12 @@ fn complaint(about: &About, proof: Proof, sub: Option<Sub>) -> Vec<Reaction> {
     }
 }
 
-fn acknowledgement(case: &Case<'_>, about: &About, sub: Option<Sub>) -> Vec<Reaction> {
+fn acknowledgement(case: &Case<'_>, sub: Option<Sub>) -> Vec<Reaction> {
     if !is_from_the_crm(case.mail, case.policy) {
         return vec![Reaction::Note("it looks like an answer of the CRM and comes from elsewhere")];
     }
     let got = case.verdict.ticket.as_deref();
-    match (sub, about.ticket.as_deref(), got) {
+    match (sub, case.about.ticket.as_deref(), got) {
         (Some(Sub::Refused), sent, _) => {
             let ticket = sent.map_or_else(String::new, |sent| format!(" for ticket {sent}"));
             vec![Reaction::Alert(format!("the CRM did not record the update{ticket}"))]
@@ -219,7 +225,7 @@ fn acknowledgement(case: &Case<'_>, about: &About, sub: Option<Sub>) -> Vec<Reac
     }
 }
 
-fn reply(case: &Case<'_>, proof: Proof) -> Vec<Reaction> {
+fn reply(case: &Case<'_>) -> Vec<Reaction> {
     let headers = &case.mail.headers;
     let says = |name: &str, words: &[&str]| {
         let value = headers.get(name).unwrap_or_default().to_ascii_lowercase();
@@ -233,7 +239,7 @@ fn reply(case: &Case<'_>, proof: Proof) -> Vec<Reaction> {
     if is_automatic || is_list || is_ours || headers.all("received").count() > MOST_HOPS {
         return vec![Reaction::Note("a program sent it, or it runs in a circle")];
     }
-    if !proof.is_of_an_address() && !is_from_the_crm(case.mail, case.policy) {
+    if !case.proof.is_of_an_address() && !is_from_the_crm(case.mail, case.policy) {
         return vec![Reaction::Note("it names a mail of ours and comes from elsewhere")];
     }
     if case.policy.forward.is_none() && case.policy.webhook.is_none() {
@@ -359,7 +365,7 @@ mod tests {
         let mail = parse(mail.as_bytes());
         let verdict = classify(&mail, Rules::shipped(), &marks);
         let own = "bridge@acme.example.com".parse().unwrap();
-        let case = Case { mail: &mail, verdict: &verdict, about: Some((about, proof)), policy, own: &own };
+        let case = Case { mail: &mail, verdict: &verdict, about, proof, policy, own: &own };
         react(&case).iter().map(Reaction::as_str).collect()
     }
 

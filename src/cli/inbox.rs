@@ -7,11 +7,9 @@ use serde_json::Value;
 
 use super::log::stamp;
 use super::table::{Format, Rows};
-use super::{Exit, Misuse, open_store};
-use crate::classify::rules::Rules;
+use super::{Exit, Misuse, desks, open_store};
 use crate::clock::Clock;
 use crate::config::Config;
-use crate::flow::desk::Desk;
 use crate::flow::reconcile::Reconciler;
 use crate::ids::{DeliveryId, InboundId};
 use crate::store::{Store, VerdictFilter, VerdictRow};
@@ -213,11 +211,7 @@ fn show(store: &Store, id: InboundId, format: Format) -> anyhow::Result<Exit> {
 
 /// What judges mails, for all tenants.
 pub(super) async fn reconciler(config: &Config, store: &Store) -> anyhow::Result<Reconciler> {
-    let mut desks = Vec::new();
-    for tenant in config.tenants.values() {
-        desks.push(Desk::open(config, tenant, Some(store), Clock::default()).await?);
-    }
-    Ok(Reconciler::new(config, desks, Rules::load(&config.folder)?, store.clone()))
+    Ok(Reconciler::new(config, desks(config, store).await?, store.clone())?)
 }
 
 async fn assign(config: &Config, store: &Store, id: i64, delivery: i64) -> anyhow::Result<Exit> {
@@ -227,7 +221,7 @@ async fn assign(config: &Config, store: &Store, id: i64, delivery: i64) -> anyho
     if !config.tenants.contains_key(&matched.key.tenant) {
         return Err(Misuse(format!("the tenant {} is not configured", matched.key.tenant)).into());
     }
-    reconciler(config, store).await?.judge(inbound, Some(DeliveryId(delivery)), true).await?;
+    reconciler(config, store).await?.judge(inbound, Some(DeliveryId(delivery))).await?;
     show(store, InboundId(id), Format::Table)
 }
 
@@ -242,7 +236,7 @@ async fn reclassify(config: &Config, store: &Store, apply: bool) -> anyhow::Resu
         after = last.id;
         for row in page {
             let Some(inbound) = store.inbound(row.id).await? else { continue };
-            let verdict = reconciler.look(inbound).await?;
+            let verdict = reconciler.look(inbound, row.delivery).await?;
             let was = (row.kind.unwrap_or_default(), row.rule.unwrap_or_default());
             let now = serde_json::to_value(&verdict)?;
             if now == row.verdict {

@@ -22,8 +22,10 @@ use std::process::ExitCode;
 use anyhow::Context as _;
 use clap::{CommandFactory, Parser, Subcommand};
 
+use crate::clock::Clock;
 use crate::config::tenant::{Overrides, RelayUrl, Tenant};
 use crate::config::{Config, LogFormat, Problems, StorePlace};
+use crate::flow::desk::{Desk, DeskError};
 use crate::store::Store;
 use crate::telemetry;
 
@@ -216,6 +218,15 @@ fn tenant<'c>(config: &'c Config, name: Option<&str>) -> Result<&'c Tenant, Misu
         }
         None => Err(Misuse(format!("name one of the tenants with --tenant: {}", known()))),
     }
+}
+
+/// The workplaces of all tenants.
+async fn desks(config: &Config, store: &Store) -> Result<Vec<Desk>, DeskError> {
+    let mut desks = Vec::new();
+    for tenant in config.tenants.values() {
+        desks.push(Desk::open(config, tenant, Some(store), Clock::default()).await?);
+    }
+    Ok(desks)
 }
 
 fn open_store(config: &Config) -> anyhow::Result<Store> {

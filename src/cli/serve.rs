@@ -7,8 +7,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tracing::{error, info, warn};
 
-use super::{Exit, open_store, tenant};
-use crate::classify::rules::Rules;
+use super::{Exit, desks, open_store, tenant};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::config::tenant::Tenant;
@@ -49,11 +48,8 @@ pub(super) async fn run(config: &Config, arguments: &Arguments) -> anyhow::Resul
     let (stop, stopped) = watch::channel(false);
     let mut tasks = JoinSet::new();
     let names: Vec<&str> = tenants.iter().map(|tenant| tenant.name.as_str()).collect();
-    let mut desks = Vec::new();
-    for tenant in config.tenants.values() {
-        desks.push(Desk::open(config, tenant, Some(&store), Clock::default()).await?);
-    }
-    let reconciler = Reconciler::new(config, desks.clone(), Rules::load(&config.folder)?, store.clone());
+    let desks = desks(config, &store).await?;
+    let reconciler = Reconciler::new(config, desks.clone(), store.clone())?;
     tasks.spawn(reconciler.run(stopped.clone()));
     for desk in desks.iter().filter(|desk| names.contains(&desk.tenant.name.as_str())) {
         start(desk.clone(), &gates, &store, presence.instance, &stopped, &mut tasks)?;

@@ -19,16 +19,16 @@ use crate::address::Address;
 use crate::classify::classify;
 use crate::classify::rules::Rules;
 use crate::classify::verdict::Verdict;
-use crate::config::Config;
-use crate::config::tenant::{Channel, Tenant};
+use crate::config::mailbox::Mailbox;
+use crate::config::tenant::Channel;
+use crate::config::{Config, Problems};
 use crate::correlate::{Found, Proof, Signatory, correlate};
 use crate::ids::{DeliveryId, InboundId};
 use crate::parse::{Mail, parse};
 use crate::plan::{History, Plan, Target, Timing, plan};
-use crate::react::{About, Case, Reaction, react};
+use crate::react::{About, Case, Reaction, UNMATCHED, react};
 use crate::session::{Reading, read};
 use crate::store::{Act, Deed, Judged, Matched, Planned, Store, StoreError, Unjudged};
-use crate::token::TokenKey;
 
 /// How often it is asked whether mails came back.
 const POLL: Duration = Duration::from_secs(1);
@@ -42,8 +42,8 @@ const MOST_EVIDENCE: usize = 300;
 pub struct Reconciler {
     store: Store,
     desks: Arc<[Desk]>,
-    /// The tenants of each mailbox; one that is not there has all.
-    mailboxes: Arc<[(String, Vec<String>)]>,
+    /// The configured ones; any other is of all tenants.
+    mailboxes: Arc<[Mailbox]>,
     rules: Arc<Rules>,
 }
 
@@ -57,10 +57,9 @@ struct Read {
 
 impl Reconciler {
     /// Sets up the judging for all tenants of a configuration.
-    pub fn new(config: &Config, desks: Vec<Desk>, rules: Rules, store: Store) -> Self {
-        let mailboxes =
-            config.mailboxes.iter().map(|mailbox| (mailbox.name.clone(), mailbox.tenants.clone()));
-        Self { store, desks: desks.into(), mailboxes: mailboxes.collect(), rules: Arc::new(rules) }
+    pub fn new(config: &Config, desks: Vec<Desk>, store: Store) -> Result<Self, Problems> {
+        let rules = Arc::new(Rules::load(&config.folder)?);
+        Ok(Self { store, desks: desks.into(), mailboxes: config.mailboxes.clone().into(), rules })
     }
 
     /// Judges what comes until told to stop.
@@ -81,31 +80,19 @@ impl Reconciler {
         let rows = self.store.new_inbounds(BATCH).await?;
         // Together, so that they share commits.
         let judged = rows.iter().map(async |row| match self.store.inbound(row.id).await? {
-            Some(inbound) => self.judge(inbound, None, false).await,
+            Some(inbound) => self.judge(inbound, None).await,
             None => Ok(false),
         });
         try_join_all(judged).await?;
         Ok(rows.len())
     }
 
-    /// Judges one mail and does what follows; with `hand`, as about this delivery. False when it was judged before.
-    pub async fn judge(
-        &self,
-        inbound: Unjudged,
-        hand: Option<DeliveryId>,
-        again: bool,
-    ) -> Result<bool, StoreError> {
+    /// Judges one mail and does what follows; with `hand`, as about this delivery, also when it was judged before. False
+    /// when nothing was done because it was.
+    pub async fn judge(&self, inbound: Unjudged, hand: Option<DeliveryId>) -> Result<bool, StoreError> {
         let id = inbound.id;
         let read = self.read(inbound, hand).await?;
-        let desk = read.matched.as_ref().and_then(|(matched, _)| self.desk(&matched.key.tenant));
-        let deeds = match desk {
-            Some(desk) => deeds(desk, id, &read),
-            None => vec![Deed {
-                reaction: "noted",
-                detail: "nothing ties it to a delivery".to_owned(),
-                act: Act::Nothing,
-            }],
-        };
+        let deeds = self.deeds(id, &read);
         let about = read
             .matched
             .as_ref()
@@ -115,16 +102,16 @@ impl Reconciler {
         let did: Vec<&'static str> = deeds.iter().map(|deed| deed.reaction).collect();
         let (verdict, evidence, now) = (read.verdict, read.evidence, self.now());
         let is_judged =
-            self.store.judge(Judged { inbound: id, about, verdict, evidence, deeds, again, now }).await?;
+            self.store.judge(Judged { inbound: id, about, verdict, evidence, deeds, now }).await?;
         if is_judged {
             info!(inbound = id.0, tenant, verdict = kind, rule, reactions = ?did, "judged a mail");
         }
         Ok(is_judged)
     }
 
-    /// What a mail would be judged to be now. Nothing is kept and nothing follows.
-    pub async fn look(&self, inbound: Unjudged) -> Result<Verdict, StoreError> {
-        Ok(self.read(inbound, None).await?.verdict)
+    /// What a mail about this delivery would be judged to be now. Nothing is kept and nothing follows.
+    pub async fn look(&self, inbound: Unjudged, about: Option<DeliveryId>) -> Result<Verdict, StoreError> {
+        Ok(self.read(inbound, about).await?.verdict)
     }
 
     fn now(&self) -> Timestamp {
@@ -136,26 +123,19 @@ impl Reconciler {
     }
 
     /// The desks of the tenants whose mails come to a mailbox.
-    fn desks_of(&self, mailbox: &str) -> Vec<&Desk> {
-        let named = self.mailboxes.iter().find(|(name, _)| name == mailbox).map(|(_, tenants)| tenants);
-        let is_of = |desk: &&Desk| {
-            named.is_none_or(|tenants| tenants.is_empty() || tenants.contains(&desk.tenant.name))
-        };
-        self.desks.iter().filter(is_of).collect()
+    fn desks_of(&self, mailbox: &str) -> impl Iterator<Item = &Desk> {
+        let known = self.mailboxes.iter().find(|known| known.name == mailbox);
+        self.desks.iter().filter(move |desk| known.is_none_or(|known| known.is_of(&desk.tenant.name)))
     }
 
     async fn read(&self, inbound: Unjudged, hand: Option<DeliveryId>) -> Result<Read, StoreError> {
         let Unjudged { mailbox, recipient, raw, .. } = inbound;
         let mail = spawn_blocking(move || parse(&raw)).await.unwrap_or_default();
-        let desks = self.desks_of(&mailbox);
-        let tenants: Vec<_> =
-            desks.iter().map(|desk| (Arc::clone(&desk.tenant), Arc::clone(&desk.keys))).collect();
-        let signatories: Vec<Signatory<'_>> =
-            tenants.iter().map(|(tenant, keys)| signatory(tenant, keys)).collect();
+        let signatories: Vec<Signatory<'_>> = self.desks_of(&mailbox).map(signatory).collect();
         let found = correlate(&mail, recipient.as_deref(), &signatories);
         let (matched, conflict) = self.matched(&found, hand).await?;
-        let tenant = matched.as_ref().map(|(matched, _)| matched.key.tenant.as_str());
-        let marks = tenant.and_then(|tenant| self.desk(tenant)).map(|desk| &desk.tenant.profile.marks[..]);
+        let desk = matched.as_ref().and_then(|(matched, _)| self.desk(&matched.key.tenant));
+        let marks = desk.map(|desk| &desk.tenant.profile.marks[..]);
         let verdict = classify(&mail, &self.rules, marks.unwrap_or_default());
         let evidence = evidence(&mail, &found, conflict.as_deref());
         Ok(Read { mail, verdict, matched, evidence })
@@ -174,7 +154,14 @@ impl Reconciler {
             None => None,
         };
         let mut conflict = None;
+        let mut seen = Vec::new();
         for one in found {
+            // Every token of a delivery leads to the same one.
+            let names = (&one.session, &one.body);
+            if seen.contains(&names) {
+                continue;
+            }
+            seen.push(names);
             let Some(matched) = self.store.find_delivery(one.clone()).await? else { continue };
             match &best {
                 None => best = Some((matched, one.proof)),
@@ -187,11 +174,20 @@ impl Reconciler {
         }
         Ok((best, conflict))
     }
+
+    /// What follows, ready for the store.
+    fn deeds(&self, inbound: InboundId, read: &Read) -> Vec<Deed> {
+        let about = read.matched.as_ref();
+        let about =
+            about.and_then(|(matched, proof)| Some((self.desk(&matched.key.tenant)?, matched, *proof)));
+        match about {
+            Some((desk, matched, proof)) => deeds(desk, inbound, read, matched, proof),
+            None => vec![Deed::new(&UNMATCHED, Act::Nothing)],
+        }
+    }
 }
 
-/// What follows, ready for the store.
-fn deeds(desk: &Desk, inbound: InboundId, read: &Read) -> Vec<Deed> {
-    let Some((matched, proof)) = &read.matched else { return Vec::new() };
+fn deeds(desk: &Desk, inbound: InboundId, read: &Read, matched: &Matched, proof: Proof) -> Vec<Deed> {
     let (policy, own) = (&desk.tenant.reactions, &desk.tenant.sender.address);
     // What the CRM calls the ticket in mails, which is not always what the sessions call it.
     let by_mail = |id: &String| {
@@ -199,30 +195,30 @@ fn deeds(desk: &Desk, inbound: InboundId, read: &Read) -> Vec<Deed> {
         desk.tenant.tickets.for_mail(&desk.tenant.profile, id, url).unwrap_or_else(|_| id.clone())
     };
     let about = About { ticket: matched.about.ticket.as_ref().map(by_mail), ..matched.about.clone() };
-    let about = Some((&about, *proof));
-    let case = Case { mail: &read.mail, verdict: &read.verdict, about, policy, own };
-    let (mail, verdict, proof) = (&read.mail, &read.verdict, *proof);
+    let (mail, verdict) = (&read.mail, &read.verdict);
+    let case = Case { mail, verdict, about: &about, proof, policy, own };
     let teller = Teller { desk, inbound, mail, verdict, matched, proof };
     react(&case).into_iter().map(|reaction| deed(&teller, reaction)).collect()
 }
 
-fn signatory<'s>(tenant: &'s Tenant, keys: &'s [TokenKey]) -> Signatory<'s> {
+fn signatory(desk: &Desk) -> Signatory<'_> {
+    let tenant = &desk.tenant;
     Signatory {
         tenant: &tenant.name,
         instance: &tenant.instance,
         mailbox: &tenant.sender.bounces,
         domain: tenant.sender.address.domain(),
-        keys,
+        keys: &desk.keys,
     }
 }
 
 /// Makes what a reaction needs. Whatever cannot be made is said in its place, and never stops the rest.
 fn deed(teller: &Teller<'_>, reaction: Reaction) -> Deed {
     let Teller { desk, inbound, matched, .. } = *teller;
-    let (word, mut detail) = (reaction.as_str(), reaction.detail().to_owned());
+    let mut deed = Deed::new(&reaction, Act::Nothing);
     let policy = &desk.tenant.reactions;
     let now = desk.clock.now();
-    let act = match reaction {
+    deed.act = match reaction {
         Reaction::Note(_) => Act::Nothing,
         Reaction::SendAgain => Act::Again(now.saturating_add(policy.soft_wait).unwrap_or(Timestamp::MAX)),
         Reaction::SendSmaller => instead(desk, matched, Channel::Email, None, true),
@@ -236,7 +232,7 @@ fn deed(teller: &Teller<'_>, reaction: Reaction) -> Deed {
             Act::Ticket(ticket)
         }
         Reaction::TakeTicket(ticket) => {
-            detail = format!("{ticket} is no ticket of this CRM");
+            deed.detail = format!("{ticket} is no ticket of this CRM");
             Act::Nothing
         }
         Reaction::Alert(what) => {
@@ -248,7 +244,7 @@ fn deed(teller: &Teller<'_>, reaction: Reaction) -> Deed {
         }
         Reaction::Forward => Act::Notice(teller.reply()),
     };
-    Deed { reaction: word, detail, act }
+    deed
 }
 
 /// Alerts of one matter are told once an hour: what happened, without whom and when.

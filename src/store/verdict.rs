@@ -15,7 +15,7 @@ use crate::crash::{Step, reached};
 use crate::ids::{DeliveryId, Digest, InboundId, SessionKey};
 use crate::log::{Entry, Event};
 use crate::outbox::State;
-use crate::react::About;
+use crate::react::{About, Reaction};
 
 /// The least time between two notices of one matter.
 const QUIET: jiff::SignedDuration = jiff::SignedDuration::from_hours(1);
@@ -65,8 +65,6 @@ pub struct Judged {
     pub evidence: Value,
     /// What follows.
     pub deeds: Vec<Deed>,
-    /// Whether it may have been judged before.
-    pub again: bool,
     /// The present.
     pub now: Timestamp,
 }
@@ -80,6 +78,13 @@ pub struct Deed {
     pub detail: String,
     /// What is done.
     pub act: Act,
+}
+
+impl Deed {
+    /// What a reaction is told as, with what is done for it.
+    pub fn new(reaction: &Reaction, act: Act) -> Self {
+        Self { reaction: reaction.as_str(), detail: reaction.detail().to_owned(), act }
+    }
 }
 
 /// What is done.
@@ -218,9 +223,10 @@ fn matched(tx: &Tx<'_>, delivery: DeliveryId) -> Result<Option<Matched>> {
 }
 
 fn judge(tx: &Tx<'_>, judged: &Judged) -> Result<bool> {
-    let Judged { inbound, about, verdict, evidence, deeds, again, now } = judged;
+    let Judged { inbound, about, verdict, evidence, deeds, now } = judged;
+    let by_hand = matches!(about, Some((.., Proof::Hand)));
     let open = "SELECT id FROM inbounds WHERE id = $1 AND state = 'new'";
-    if !again && !tx.any(open, args![inbound.0])? {
+    if !by_hand && !tx.any(open, args![inbound.0])? {
         return Ok(false);
     }
     tx.execute("UPDATE inbounds SET state = 'judged' WHERE id = $1", args![inbound.0])?;

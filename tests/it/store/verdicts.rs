@@ -61,7 +61,6 @@ fn judged(inbound: InboundId, delivery: Option<DeliveryId>, acts: Vec<Act>, seco
         verdict: verdict(Kind::Bounce),
         evidence: json!({ "from": "mx" }),
         deeds: acts.into_iter().map(deed).collect(),
-        again: false,
         now: at(second),
     }
 }
