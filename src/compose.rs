@@ -34,6 +34,8 @@ pub struct Composed {
     pub recipient: Address,
     /// The whole message, CRLF line ends.
     pub wire: Vec<u8>,
+    /// How many octets of it stand behind the attachment; none where it has none.
+    pub tail: Option<usize>,
 }
 
 /// What a message is made of.
@@ -76,11 +78,10 @@ impl Composed {
     /// The message before and behind its attachment, whose bytes are known from the session file; the whole message
     /// and nothing where it has none.
     pub fn around_attachment(&self, raw: &[u8]) -> (&[u8], Option<&[u8]>) {
-        let encoded = encode(raw);
-        let line = encoded.split(|byte| *byte == b'\r').next().filter(|line| !line.is_empty());
-        let mut places = line.into_iter().flat_map(|line| memmem::find_iter(&self.wire, line));
-        let at = places.find(|at| self.wire[*at..].starts_with(&encoded));
-        at.map_or((&self.wire, None), |at| (&self.wire[..at], Some(&self.wire[at + encoded.len()..])))
+        let Some(tail) = self.tail else { return (&self.wire, None) };
+        let end = self.wire.len().saturating_sub(tail);
+        let start = end.saturating_sub(encoded_length(raw.len()));
+        (&self.wire[..start], Some(&self.wire[end..]))
     }
 }
 
@@ -95,15 +96,20 @@ pub fn join_attachment(mut head: Vec<u8>, raw: Option<Vec<u8>>, tail: Option<Vec
 
 /// Base64 in lines of 76 characters (RFC 2045, section 6.8), without an end of the last line.
 fn encode(raw: &[u8]) -> Vec<u8> {
-    let mut encoded = Vec::with_capacity(raw.len() / 57 * 78 + 80);
-    let mut line = [0; 76];
-    for chunk in raw.chunks(57) {
-        let length = STANDARD.encode_slice(chunk, &mut line).unwrap_or(0);
-        encoded.extend_from_slice(&line[..length]);
+    let mut encoded = Vec::with_capacity(encoded_length(raw.len()) + 2);
+    // In one piece first: that is several times as fast as line by line.
+    for line in STANDARD.encode(raw).as_bytes().chunks(76) {
+        encoded.extend_from_slice(line);
         encoded.extend_from_slice(b"\r\n");
     }
-    encoded.truncate(encoded.len().saturating_sub(2));
+    encoded.truncate(encoded_length(raw.len()));
     encoded
+}
+
+/// How many octets so many become.
+fn encoded_length(raw: usize) -> usize {
+    let characters = raw.div_ceil(3) * 4;
+    characters + characters.div_ceil(76).saturating_sub(1) * 2
 }
 
 /// The name of the attachment: `call-41207.json`.
@@ -145,7 +151,10 @@ pub fn compose(
     };
     let message = message(parts, tenant, &message_token, reply_to.as_ref(), now)
         .map_err(|source| ComposeError::Message { recipient: recipient.clone(), source })?;
-    Ok(Composed { message_id, envelope_from, recipient, wire: message.formatted() })
+    let wire = message.formatted();
+    // The attachment is the last part: what stands behind it is the end of the whole.
+    let tail = parts.attach.then(|| wire.len() - memmem::rfind(&wire, b"\r\n--").unwrap_or(wire.len()));
+    Ok(Composed { message_id, envelope_from, recipient, wire, tail })
 }
 
 fn message(
@@ -468,7 +477,7 @@ mod tests {
             let composed = composed(&GENERIC, &mail(&[]), &raw, &rendered, &crate::template::clean(text));
             prop_assert!(safe_text(&composed.wire).is_ok_and(str::is_ascii));
             let (head, tail) = composed.around_attachment(&raw);
-            prop_assert_eq!(tail.is_some(), !raw.is_empty());
+            prop_assert!(tail.is_some());
             let whole = join_attachment(head.to_vec(), Some(raw.clone()), tail.map(<[u8]>::to_vec));
             prop_assert_eq!(&whole, &composed.wire);
             let message = MessageParser::default().parse(&composed.wire).unwrap();

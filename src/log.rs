@@ -5,7 +5,8 @@
 //! can be erased later without breaking the chain.
 
 use jiff::Timestamp;
-use serde_json::{Value, json};
+use serde::Serialize;
+use serde_json::Value;
 
 use crate::ids::{DeliveryId, Digest, SessionName};
 
@@ -93,25 +94,40 @@ pub struct Sealed {
     pub hash: Digest,
 }
 
+/// The chained text, as JSON with its keys in alphabetical order.
+#[derive(Serialize)]
+struct Record<'r> {
+    at: String,
+    content: String,
+    delivery: Option<i64>,
+    event: &'static str,
+    number: i64,
+    session: Option<String>,
+    tenant: &'r str,
+}
+
 /// Gives an entry its place: `number` counts the tenant's records from 1, `previous` is the hash before it.
 pub fn seal(entry: &Entry, tenant: &str, number: i64, previous: &Digest, salt: &[u8]) -> Sealed {
     let content = entry.content.to_string();
-    let record = json!({
-        "number": number,
-        "tenant": tenant,
-        "at": entry.at.to_string(),
-        "event": entry.event.as_str(),
-        "session": entry.session.map(|session| session.to_string()),
-        "delivery": entry.delivery.map(|delivery| delivery.0),
-        "content": Digest::of_parts(&[salt, content.as_bytes()]).to_string(),
-    });
-    let record = record.to_string();
+    let record = Record {
+        at: entry.at.to_string(),
+        content: Digest::of_parts(&[salt, content.as_bytes()]).to_string(),
+        delivery: entry.delivery.map(|delivery| delivery.0),
+        event: entry.event.as_str(),
+        number,
+        session: entry.session.map(|session| session.to_string()),
+        tenant,
+    };
+    #[expect(clippy::expect_used, reason = "texts and numbers under fixed keys can always be written")]
+    let record = serde_json::to_string(&record).expect("a record is JSON");
     let hash = Digest::of_parts(&[&previous.0, record.as_bytes()]);
     Sealed { record, content, hash }
 }
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     fn sealed(content: &Value, number: i64, previous: &Digest, salt: &[u8]) -> Sealed {

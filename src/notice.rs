@@ -49,7 +49,7 @@ pub fn compose(
     let envelope_from = tenant.sender.bounces.tagged(&token(Place::EnvelopeSender))?;
     let message = message(notice, tenant, &message_id, now)
         .map_err(|source| ComposeError::Message { recipient: recipient.clone(), source })?;
-    Ok(Composed { message_id, envelope_from, recipient, wire: message.formatted() })
+    Ok(Composed { message_id, envelope_from, recipient, wire: message.formatted(), tail: None })
 }
 
 fn message(

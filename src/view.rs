@@ -60,7 +60,7 @@ pub fn view(session: Session, tenant: &str, limits: &Limits) -> Value {
             "status": reader.status(),
             "sub_status": reader.first_line(&["sub_status", "subStatus"]),
         },
-        "ticket": { "id": ticket.id.as_deref().map(one_line), "url": ticket.url.as_deref().map(one_line) },
+        "ticket": { "id": ticket.id.map(one_line), "url": ticket.url.map(one_line) },
         "times": reader.times(),
         "queue": reader.queue(),
         "durations": reader.durations(),
@@ -214,7 +214,7 @@ impl<'s> Reader<'s> {
         });
         let shown = entries.filter_map(|(name, entry, secured)| {
             let value = line(entry.get("value")).or_else(|| line(Some(entry)))?;
-            let name = line(entry.get("label")).unwrap_or_else(|| one_line(name));
+            let name = line(entry.get("label")).unwrap_or_else(|| one_line(name.clone()));
             Some(json!({ "name": name, "value": value, "secured": secured }))
         });
         shown.collect()
@@ -326,7 +326,7 @@ fn medium(row: &Value) -> Option<Value> {
 fn message(row: &Value) -> Option<Value> {
     let keys = ["text", "body", "message", "content"];
     let found = line(Some(row)).or_else(|| keys.iter().find_map(|key| line(row.get(key))));
-    found.or_else(|| row.is_object().then(|| one_line(&row.to_string()))).map(Value::String)
+    found.or_else(|| row.is_object().then(|| one_line(row.to_string()))).map(Value::String)
 }
 
 fn person(value: Option<&Value>) -> Option<String> {
@@ -347,9 +347,7 @@ fn list(value: Option<&Value>) -> &[Value] {
 
 /// A scalar on one line; none for nothing, and for the platform's words for nothing.
 fn line(value: Option<&Value>) -> Option<String> {
-    text(value)
-        .map(|text| one_line(&text))
-        .filter(|text| !text.is_empty() && !NOTHING.contains(&text.as_str()))
+    text(value).map(one_line).filter(|text| !text.is_empty() && !NOTHING.contains(&text.as_str()))
 }
 
 /// Invisible characters that reorder or hide what a reader sees; joiners stay, emoji and scripts need them.
@@ -357,9 +355,9 @@ fn is_deceptive(c: char) -> bool {
     matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{200b}' | '\u{feff}')
 }
 
-fn one_line(text: &str) -> String {
+fn one_line(text: String) -> String {
     if text.bytes().all(|byte| (0x20..0x7f).contains(&byte)) {
-        return text.to_owned();
+        return text;
     }
     let broken =
         text.chars().map(|c| if c.is_control() || matches!(c, '\u{2028}' | '\u{2029}') { ' ' } else { c });

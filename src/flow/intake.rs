@@ -3,8 +3,10 @@
 //! Reading, planning, rendering and composing see no store; the store then takes the whole result in one
 //! transaction, or says that more is known, and the planning is done again with that.
 
-use std::sync::Arc;
+use std::num::NonZero;
+use std::sync::{Arc, LazyLock};
 
+use tokio::sync::Semaphore;
 use tokio::task::spawn_blocking;
 use tracing::{info, warn};
 
@@ -16,9 +18,9 @@ use crate::plan::{History, Plan, Timing, plan};
 use crate::session::{Fault, Reading, read};
 use crate::store::{Acceptance, Accepted, Planned, Quarantined, Store, StoreError};
 
-/// The most octets of a file whose mail is made in well under a millisecond, so that handing it to another
-/// thread would cost more than it spares.
-const SMALL: usize = 64 * 1024;
+/// The right to make a mail now. There are as many as processors: what waits for more of them than that waits here.
+static PROCESSORS: LazyLock<Semaphore> =
+    LazyLock::new(|| Semaphore::new(std::thread::available_parallelism().map_or(1, NonZero::get)));
 
 /// A file as it came.
 #[derive(Debug, Clone)]
@@ -69,7 +71,7 @@ pub async fn take(
     let (mut history, mut followed) = (History::default(), None);
     loop {
         let work = Work { desk: desk.clone(), document: Arc::clone(&document), history, followed, timing };
-        let step = on_worker(&document, move || work.step()).await?;
+        let step = on_worker(&document.name, move || work.step()).await?;
         let accepted = match step {
             Ok(Step::Accept(accepted)) => accepted,
             Ok(Step::Compare { key, with, history: known }) => {
@@ -95,17 +97,14 @@ pub async fn take(
     }
 }
 
-/// Runs pure work, off the asynchronous threads where it may take long. A panic in it is contained and told.
+/// Runs pure work off the asynchronous threads: there it would keep answers of relays from being read. A panic in it
+/// is contained and told.
 async fn on_worker<T: Send + 'static>(
-    document: &Document,
+    name: &str,
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T, IntakeError> {
-    let result = if document.bytes.len() <= SMALL {
-        std::panic::catch_unwind(std::panic::AssertUnwindSafe(work)).ok()
-    } else {
-        spawn_blocking(work).await.ok()
-    };
-    result.ok_or_else(|| IntakeError::Worker(document.name.clone()))
+    let _processor = PROCESSORS.acquire().await;
+    spawn_blocking(work).await.map_err(|_| IntakeError::Worker(name.to_owned()))
 }
 
 async fn quarantine(

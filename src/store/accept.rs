@@ -5,7 +5,7 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use super::engine::{Result, Tx, args};
+use super::engine::{Arg, Foresight, Result, Tx, args};
 use super::{Message, Scope, SessionRow, Store, StoreError, append, moment, random, session};
 use crate::config::tenant::Channel;
 use crate::crash::{Step, reached};
@@ -104,7 +104,8 @@ impl Store {
     /// Stores a revision, unless it is stored already or more is known than the plan knew.
     pub async fn accept(&self, accepted: Accepted) -> std::result::Result<Acceptance, StoreError> {
         let scope = Scope::Tenant(accepted.key.tenant.clone());
-        let acceptance = self.write(scope, move |tx| accept(tx, &accepted)).await?;
+        let foresight = Foresight::of(FIND, &find_by(&accepted.key), 3);
+        let acceptance = self.write_foreseen(scope, foresight, move |tx| accept(tx, &accepted)).await?;
         reached(Step::Accepted);
         Ok(acceptance)
     }
@@ -229,12 +230,14 @@ fn content(accepted: &Accepted) -> Value {
     })
 }
 
+const FIND: &str = "SELECT id, kind, number, salt FROM sessions WHERE tenant = $1 AND kind = $2 AND number = $3 AND instance = $4";
+
+fn find_by(key: &SessionKey) -> [Arg<'_>; 4] {
+    [(&key.tenant).into(), key.name.kind.as_str().into(), key.name.number.into(), (&key.instance).into()]
+}
+
 fn find(tx: &Tx<'_>, key: &SessionKey) -> Result<Option<SessionRow>> {
-    tx.first(
-        "SELECT id, kind, number, salt FROM sessions WHERE tenant = $1 AND kind = $2 AND number = $3 AND instance = $4",
-        args![&key.tenant, key.name.kind.as_str(), key.name.number, &key.instance],
-        |row| session(row, 0),
-    )
+    tx.first(FIND, &find_by(key), |row| session(row, 0))
 }
 
 fn insert_session(tx: &Tx<'_>, accepted: &Accepted) -> Result<SessionRow> {

@@ -28,7 +28,7 @@ use jiff::Timestamp;
 pub use self::accept::{Acceptance, Accepted, Planned, Quarantined};
 use self::chains::{Scope, append};
 pub use self::engine::Fault;
-use self::engine::{Engine, KNOWN, Result, Row, Tx, args};
+use self::engine::{Engine, Foresight, KNOWN, Result, Row, Tx, args};
 pub use self::fall_back::{FallBack, Fallen};
 pub use self::inbound::{Arrival, InboundRow, MailboxRow, Taken};
 pub use self::judged::{StoppedRow, VerdictFilter, VerdictRow};
@@ -104,7 +104,17 @@ impl Store {
         scope: Scope,
         work: impl FnMut(&Tx<'_>) -> Result<T> + Send + 'static,
     ) -> std::result::Result<T, StoreError> {
-        self.writer.run(scope, work).await
+        self.writer.run(scope, None, work).await
+    }
+
+    /// The same for work that is done for each of many deliveries: what many of them ask first is asked at once.
+    async fn write_foreseen<T: Send + 'static>(
+        &self,
+        scope: Scope,
+        foresight: Foresight,
+        work: impl FnMut(&Tx<'_>) -> Result<T> + Send + 'static,
+    ) -> std::result::Result<T, StoreError> {
+        self.writer.run(scope, Some(foresight), work).await
     }
 
     /// Runs `look` on a connection of its own that cannot write.

@@ -7,7 +7,7 @@
 use jiff::{SignedDuration, Timestamp};
 use serde_json::json;
 
-use super::engine::{Result, Tx, args};
+use super::engine::{Foresight, Result, Tx, args};
 use super::{Scope, Store, StoreError, UNSETTLED, append, moment, session};
 use super::{fall_back, operate, verdict};
 use crate::compose::join_attachment;
@@ -134,7 +134,7 @@ impl Store {
             }
             Ok(Claimed { leases, not_before })
         };
-        let claimed = self.write(scope, claim).await?;
+        let claimed = self.write_foreseen(scope, Foresight::default(), claim).await?;
         if !claimed.leases.is_empty() {
             reached(Step::Claimed);
         }
@@ -148,10 +148,9 @@ impl Store {
         channel: Channel,
     ) -> std::result::Result<Option<Timestamp>, StoreError> {
         let sql = "SELECT due FROM deliveries WHERE tenant = $1 AND channel = $2 AND due IS NOT NULL ORDER BY due LIMIT 1";
-        self.write(Scope::Tenant(tenant.clone()), move |tx| {
-            tx.first(sql, args![&tenant, channel.as_str()], |row| moment(row, 0))
-        })
-        .await
+        let scope = Scope::Tenant(tenant.clone());
+        let look = move |tx: &Tx<'_>| tx.first(sql, args![&tenant, channel.as_str()], |row| moment(row, 0));
+        self.write_foreseen(scope, Foresight::default(), look).await
     }
 
     /// Whether nothing of the tenant's waits for a time and nothing is being worked on; with `falls_back`, also nothing
@@ -175,7 +174,9 @@ impl Store {
         lease: Lease,
         now: Timestamp,
     ) -> std::result::Result<Option<Work>, StoreError> {
-        let begun = self.write(Scope::Tenant(lease.tenant.clone()), move |tx| begin(tx, &lease, now)).await?;
+        let scope = Scope::Tenant(lease.tenant.clone());
+        let foresight = Foresight::of(BEGINS, args![lease.delivery.0, lease.number], 0);
+        let begun = self.write_foreseen(scope, foresight, move |tx| begin(tx, &lease, now)).await?;
         if begun.is_some() {
             reached(Step::Begun);
         }
@@ -195,7 +196,9 @@ impl Store {
         now: Timestamp,
     ) -> std::result::Result<Option<Next>, StoreError> {
         let scope = Scope::Tenant(lease.tenant.clone());
-        let next = self.write(scope, move |tx| finish(tx, &lease, attempt, &report, &retry, now)).await?;
+        let foresight = Foresight::of(ENDS, args![lease.delivery.0, lease.number], 0);
+        let work = move |tx: &Tx<'_>| finish(tx, &lease, attempt, &report, &retry, now);
+        let next = self.write_foreseen(scope, foresight, work).await?;
         reached(Step::Finished);
         Ok(next)
     }
@@ -286,13 +289,18 @@ fn token_of(envelope_from: &str) -> &str {
 /// An attempt, the revision's bytes, and what stands behind them in the message.
 type Begun = (Work, Option<Vec<u8>>, Option<Vec<u8>>);
 
+/// What an attempt needs whose lease is good.
+const BEGINS: &str = "SELECT d.attempts + 1, d.target, m.envelope_from, m.head, \
+    CASE WHEN m.tail IS NOT NULL OR d.channel = 'record' THEN r.raw END, m.tail, d.channel, d.message_id \
+    FROM deliveries d JOIN messages m ON m.delivery = d.id JOIN revisions r ON r.id = d.revision \
+    WHERE d.id = $1 AND d.lease = $2 AND d.state = 'leased' \
+    AND EXISTS (SELECT 1 FROM instances i WHERE i.id = d.owner)";
+/// Whose attempt ends, where the lease is still good.
+const ENDS: &str = "SELECT d.target, d.created_at, s.id, s.kind, s.number, s.salt FROM deliveries d \
+    JOIN sessions s ON s.id = d.session WHERE d.id = $1 AND d.lease = $2 AND d.state = 'sending'";
+
 fn begin(tx: &Tx<'_>, lease: &Lease, now: Timestamp) -> Result<Option<Begun>> {
-    let sql = "SELECT d.attempts + 1, d.target, m.envelope_from, m.head, \
-               CASE WHEN m.tail IS NOT NULL OR d.channel = 'record' THEN r.raw END, m.tail, d.channel, d.message_id \
-               FROM deliveries d JOIN messages m ON m.delivery = d.id JOIN revisions r ON r.id = d.revision \
-               WHERE d.id = $1 AND d.lease = $2 AND d.state = 'leased' \
-               AND EXISTS (SELECT 1 FROM instances i WHERE i.id = d.owner)";
-    let begun = tx.first(sql, args![lease.delivery.0, lease.number], |row| {
+    let begun = tx.first(BEGINS, args![lease.delivery.0, lease.number], |row| {
         let envelope_from: String = row.get(2)?;
         let work = Work {
             lease: lease.clone(),
@@ -327,12 +335,9 @@ fn finish(
     retry: &Retry,
     now: Timestamp,
 ) -> Result<Option<Next>> {
-    let held = tx.first(
-        "SELECT d.target, d.created_at, s.id, s.kind, s.number, s.salt FROM deliveries d \
-         JOIN sessions s ON s.id = d.session WHERE d.id = $1 AND d.lease = $2 AND d.state = 'sending'",
-        args![lease.delivery.0, lease.number],
-        |row| Ok((row.get::<String>(0)?, moment(row, 1)?, session(row, 2)?)),
-    )?;
+    let held = tx.first(ENDS, args![lease.delivery.0, lease.number], |row| {
+        Ok((row.get::<String>(0)?, moment(row, 1)?, session(row, 2)?))
+    })?;
     let Some((recipient, created, session)) = held else { return Ok(None) };
     let next = next(report, retry, lease.delivery, attempt, created, now);
     tx.execute(

@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 
 use super::chains::{Chains, Scope};
-use super::engine::{Engine, Result, Tx};
+use super::engine::{Engine, Foresight, Result, Tx};
 use super::{StoreError, failed};
 use crate::config::StorePlace;
 
@@ -17,7 +17,7 @@ use crate::config::StorePlace;
 const GROUP: usize = 256;
 /// Under load, the time that callers get to come back with more before the next transaction begins: fewer syncs,
 /// each for more of them.
-const GATHER: Duration = Duration::from_millis(1);
+const GATHER: Duration = Duration::from_millis(2);
 
 pub(super) struct Writer {
     jobs: mpsc::Sender<Box<dyn Job>>,
@@ -29,6 +29,8 @@ trait Job: Send {
     fn work(&mut self, tx: &Tx<'_>) -> bool;
     /// Whose rows it may change.
     fn scope(&self) -> Scope;
+    /// What it asks first; none of work that may change what other work is going to be answered.
+    fn foresight(&self) -> Option<&Foresight>;
     /// Answers the caller with what the work gave, or with the reason why it is not kept.
     fn answer(self: Box<Self>, place: &Arc<StorePlace>, fault: Option<StoreError>);
 }
@@ -36,6 +38,7 @@ trait Job: Send {
 struct Piece<T, F> {
     work: F,
     scope: Scope,
+    foresight: Option<Foresight>,
     result: Option<Result<T>>,
     caller: oneshot::Sender<std::result::Result<T, StoreError>>,
 }
@@ -47,6 +50,10 @@ impl<T: Send, F: FnMut(&Tx<'_>) -> Result<T> + Send> Job for Piece<T, F> {
 
     fn scope(&self) -> Scope {
         self.scope.clone()
+    }
+
+    fn foresight(&self) -> Option<&Foresight> {
+        self.foresight.as_ref()
     }
 
     fn answer(self: Box<Self>, place: &Arc<StorePlace>, fault: Option<StoreError>) {
@@ -81,11 +88,12 @@ impl Writer {
     pub(super) async fn run<T: Send + 'static>(
         &self,
         scope: Scope,
+        foresight: Option<Foresight>,
         work: impl FnMut(&Tx<'_>) -> Result<T> + Send + 'static,
     ) -> std::result::Result<T, StoreError> {
         let (caller, answered) = oneshot::channel();
         self.jobs
-            .send(Box::new(Piece { work, scope, result: None, caller }))
+            .send(Box::new(Piece { work, scope, foresight, result: None, caller }))
             .await
             .map_err(|_| StoreError::Closed)?;
         answered.await.map_err(|_| StoreError::Closed)?
@@ -138,6 +146,9 @@ fn transaction(engine: &Engine, jobs: &mut [Box<dyn Job>]) -> Result<bool> {
         engine.begin()?;
         let scopes: Vec<Scope> = jobs.iter().map(|job| job.scope()).collect();
         chains.load(engine, &scopes)?;
+        if let Some(all) = jobs.iter().map(|job| job.foresight()).collect::<Option<Vec<_>>>() {
+            engine.foresee(&all)?;
+        }
         if !jobs.iter_mut().all(|job| job.work(&tx)) {
             return Ok(false);
         }

@@ -292,7 +292,8 @@ pub fn clean(text: String) -> String {
     let is_control = |byte: &u8| (*byte < b' ' && !matches!(byte, b'\n' | b'\t')) || *byte == 0x7f;
     // Those beyond ASCII, U+0080 to U+009F, are 0xC2 and one octet more.
     let beyond = memchr_iter(0xc2, bytes).any(|at| bytes.get(at + 1).is_some_and(|next| *next < 0xa0));
-    if !beyond && !bytes.iter().any(is_control) {
+    // Without an early end, so that many octets are looked at in one step.
+    if !beyond && !bytes.iter().fold(false, |found, byte| found | is_control(byte)) {
         return text;
     }
     text.replace("\r\n", "\n").replace(is_unwanted, "")

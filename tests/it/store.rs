@@ -20,6 +20,7 @@ use aftercall::store::{
     Acceptance, Accepted, AttemptRow, Change, DeliveryRow, FallBack, Filter, Instance, Lease, Message,
     Planned, Quarantined, Store, StoreError,
 };
+use futures_util::future::join_all;
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -71,6 +72,7 @@ on_both_engines! {
     what_has_no_message_cannot_be_let_go,
     the_secret_is_made_once_for_each_store,
     two_hundred_at_once_are_all_kept_in_one_unbroken_chain,
+    what_comes_at_once_about_the_same_is_done_once,
     the_same_bytes_from_the_same_place_are_quarantined_once,
     the_last_stamp_of_a_file_is_what_is_read_back,
     a_budget_is_shared_by_its_name_and_new_in_each_span,
@@ -226,6 +228,7 @@ fn first(tenant: &str, number: u64) -> Accepted {
         envelope_from: "bridge@example.com".parse().unwrap(),
         recipient: format!("crm+{number}@example.com").parse().unwrap(),
         wire: format!("Subject: {number}\r\n\r\n").into_bytes(),
+        tail: None,
     };
     Accepted {
         key: SessionKey {
@@ -787,6 +790,48 @@ async fn two_hundred_at_once_are_all_kept_in_one_unbroken_chain(engine: Engine) 
         let record: Value = serde_json::from_str(&row.record).unwrap();
         assert_eq!((&record["number"], &record["tenant"]), (&json!(row.number), &json!("acme")));
     }
+}
+
+/// Callers that ask at the same time share transactions.
+async fn what_comes_at_once_about_the_same_is_done_once(engine: Engine) {
+    let kept = Kept::new(engine).await;
+    let accept = async |accepted| kept.store.accept(accepted).await.unwrap();
+    let same = join_all((0..8).map(|_| accept(first("acme", 1)))).await;
+    let [id] = stored(&same)[..] else { panic!("{same:?}") };
+    assert_eq!(
+        same.iter().filter(|answer| **answer == Acceptance::Duplicate(Some(id))).count(),
+        7,
+        "{same:?}"
+    );
+
+    // Revisions of a session that nobody knew before, each planned as its first.
+    let revision = |number: u8| {
+        let raw = vec![number];
+        Accepted { digest: Digest::of(&raw), raw: Arc::new(raw), ..first("acme", 2) }
+    };
+    let others = join_all((0..8).map(|number| accept(revision(number)))).await;
+    let late = others.iter().filter(|answer| matches!(answer, Acceptance::OutOfDate(_))).count();
+    assert_eq!((stored(&others).len(), late), (1, 7), "{others:?}");
+
+    let leases = kept.claim("acme", 9, at(0)).await;
+    assert_eq!(leases.len(), 2);
+    for lease in leases {
+        let begun = join_all((0..8).map(|_| kept.store.begin_attempt(lease.clone(), at(1)))).await;
+        assert_eq!(begun.iter().flatten().flatten().count(), 1, "{begun:?}");
+        let ended = join_all((0..8).map(|_| kept.finish(lease.clone(), Outcome::Accepted, at(2)))).await;
+        assert_eq!(ended.iter().flatten().count(), 1, "{ended:?}");
+        let events: Vec<String> = kept.records(lease.delivery).into_iter().map(|(event, _)| event).collect();
+        assert_eq!(events, ["accepted", "attempted"]);
+    }
+}
+
+/// The deliveries of those that were stored.
+fn stored(answers: &[Acceptance]) -> Vec<DeliveryId> {
+    let delivery = |answer: &Acceptance| match answer {
+        Acceptance::Stored(delivery) => *delivery,
+        _ => None,
+    };
+    answers.iter().filter_map(delivery).collect()
 }
 
 async fn the_same_bytes_from_the_same_place_are_quarantined_once(engine: Engine) {

@@ -270,6 +270,10 @@ impl<'r> Scan<'r> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+    use proptest::sample::select;
+
     use super::*;
 
     fn read(received: &[u8]) -> Option<(Response, usize)> {
@@ -336,5 +340,22 @@ mod tests {
             "what stands behind is another response, and none that fits"
         );
         assert_eq!(measure(b"* 1 FETCH (A {18446744073709551615}\r\n"), Err(usize::MAX - 37));
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(2000))]
+
+        /// Out of the parts of real responses, so that they come far.
+        #[test]
+        fn no_octets_of_a_server_end_the_program(parts in vec(prop_oneof![
+            select(vec![&b"* 1 FETCH ("[..], b"UID 7 ", b"BODY[] ", b"RFC822.SIZE 3 ", b"{3}\r\n", b"{0}\r\n", b"NIL",
+                b"\"", b"\\", b"(", b")", b"[", b"]", b"\r\n", b"* OK [ALERT]", b"+ ", b"a1 NO "]).prop_map(<[u8]>::to_vec),
+            vec(any::<u8>(), 0..8),
+        ], 0..40)) {
+            let received = parts.concat();
+            if let Some((_, octets)) = read(&received) {
+                prop_assert!(octets <= received.len());
+            }
+        }
     }
 }

@@ -38,6 +38,29 @@ pub(super) enum Arg<'a> {
     Bytes(&'a [u8]),
 }
 
+/// A value that outlives its caller.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Value {
+    Null,
+    Integer(i64),
+    Text(String),
+    Bytes(Vec<u8>),
+}
+
+/// What a piece of work asks first, and how many ids it takes: an engine behind a network is asked for that of many
+/// pieces at once. Only of work whose first answer no other such work can change within the same transaction.
+#[derive(Debug, Default)]
+pub(super) struct Foresight {
+    pub(super) question: Option<(&'static str, Vec<Value>)>,
+    pub(super) ids: usize,
+}
+
+impl Foresight {
+    pub(super) fn of(sql: &'static str, args: &[Arg<'_>], ids: usize) -> Self {
+        Self { question: Some((sql, args.iter().map(Value::from).collect())), ids }
+    }
+}
+
 /// The values of a statement, in order.
 macro_rules! args {
     ($($value:expr),* $(,)?) => { &[$($crate::store::engine::Arg::from($value)),*][..] };
@@ -139,10 +162,18 @@ impl Engine {
         }
     }
 
+    /// Asks at once what the work of a transaction will ask first.
+    pub(super) fn foresee(&self, work: &[&Foresight]) -> Result<()> {
+        match self {
+            Self::Sqlite(_) => Ok(()),
+            Self::Postgres(session) => session.foresee(work),
+        }
+    }
+
     pub(super) fn commit(&self) -> Result<()> {
         match self {
             Self::Sqlite(database) => database.control("COMMIT"),
-            Self::Postgres(session) => session.control("COMMIT"),
+            Self::Postgres(session) => session.commit(),
         }
     }
 
@@ -243,6 +274,18 @@ impl Row<'_> {
             .try_into()
             .map(Digest)
             .map_err(|_| Fault::Unreadable(at, format!("{length} octets are no digest")))
+    }
+}
+
+impl From<&Arg<'_>> for Value {
+    fn from(arg: &Arg<'_>) -> Self {
+        match arg {
+            Arg::Null => Self::Null,
+            Arg::Integer(number) => Self::Integer(*number),
+            // PostgreSQL's texts cannot hold NUL.
+            Arg::Text(text) => Self::Text(text.replace('\0', "\u{fffd}")),
+            Arg::Bytes(bytes) => Self::Bytes(bytes.to_vec()),
+        }
     }
 }
 

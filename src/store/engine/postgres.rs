@@ -1,7 +1,8 @@
 //! PostgreSQL: one session of one thread, which waits for each answer.
 //!
-//! Statements without an answer are gathered and go out with the next question, so that a transaction of many
-//! costs few round trips. The session has a runtime of its own: nobody else waits on its thread.
+//! Statements without an answer are gathered and go out with the next question, and the first questions of all work
+//! go out together, so that a transaction of many costs few round trips. The session has a runtime of its own: nobody
+//! else waits on its thread.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -14,7 +15,7 @@ use tokio_postgres::types::{IsNull, ToSql, Type, to_sql_checked};
 use tokio_postgres::{Client, Config, Row, Statement};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
-use super::{Arg, Fault, Result};
+use super::{Arg, Fault, Foresight, Result, Value};
 use crate::config::secret::Secret;
 use crate::deliver::tls;
 
@@ -32,34 +33,22 @@ const MIGRATION_LOCK: i64 = 0x61_66_74_65_72;
 /// Ids are taken from the sequence in such blocks. What a transaction leaves is not used: a later transaction of the
 /// same tenant, here or elsewhere, must get later ids.
 const IDS: i64 = 64;
+const NEXT_IDS: &str = "SELECT nextval('ids') FROM generate_series(CAST(1 AS BIGINT), $1)";
 
 pub(in crate::store) struct Session {
     runtime: Runtime,
     client: Client,
     statements: RefCell<HashMap<String, Statement>>,
     gathered: RefCell<Vec<(Statement, Vec<Value>)>>,
+    /// Answers to questions that the transaction is going to ask.
+    foreseen: RefCell<Vec<Foreseen>>,
     ids: RefCell<Vec<i64>>,
 }
 
-/// A value that outlives its caller.
-#[derive(Debug)]
-enum Value {
-    Null,
-    Integer(i64),
-    Text(String),
-    Bytes(Vec<u8>),
-}
-
-impl From<&Arg<'_>> for Value {
-    fn from(arg: &Arg<'_>) -> Self {
-        match arg {
-            Arg::Null => Self::Null,
-            Arg::Integer(number) => Self::Integer(*number),
-            // PostgreSQL's texts cannot hold NUL.
-            Arg::Text(text) => Self::Text(text.replace('\0', "\u{fffd}")),
-            Arg::Bytes(bytes) => Self::Bytes(bytes.to_vec()),
-        }
-    }
+struct Foreseen {
+    sql: &'static str,
+    values: Vec<Value>,
+    rows: Vec<Row>,
 }
 
 impl ToSql for Value {
@@ -104,8 +93,12 @@ impl Session {
         let (client, connection) = runtime.block_on(config.connect(tls))?;
         // Its end is told to whoever waits for an answer.
         runtime.spawn(async move { drop(connection.await) });
-        let (statements, gathered, ids) = (RefCell::default(), RefCell::default(), RefCell::default());
-        Ok(Self { runtime, client, statements, gathered, ids })
+        // Messages are compressed by the server, several times as fast like this. One that is older than version 14 or
+        // built without it keeps to its own way.
+        drop(runtime.block_on(client.batch_execute("SET default_toast_compression = 'lz4'")));
+        let (statements, gathered) = (RefCell::default(), RefCell::default());
+        let (foreseen, ids) = (RefCell::default(), RefCell::default());
+        Ok(Self { runtime, client, statements, gathered, foreseen, ids })
     }
 
     /// Brings the schema up to date and says which version was found; a newer one is left alone.
@@ -134,34 +127,62 @@ impl Session {
         Ok(statement)
     }
 
-    /// Sends what is gathered, and `last` behind it, in one go.
-    fn send(&self, last: Option<&(Statement, Vec<Value>)>) -> Result<Vec<Row>> {
+    /// Sends what is gathered, and the questions behind it, in one go.
+    fn send(&self, questions: &[(Statement, &[Value])]) -> Result<Vec<Vec<Row>>> {
         let gathered = self.gathered.take();
         self.runtime.block_on(async {
             let executing =
                 gathered.iter().map(|(statement, values)| self.client.execute_raw(statement, values));
-            let asking = async {
-                let Some((statement, values)) = last else { return Ok(Vec::new()) };
+            let asking = questions.iter().map(async |(statement, values)| {
                 let values: Vec<&(dyn ToSql + Sync)> = values.iter().map(|value| value as _).collect();
                 self.client.query(statement, &values).await
-            };
-            let (_, rows) = tokio::try_join!(try_join_all(executing), asking)?;
+            });
+            let (_, rows) = tokio::try_join!(biased; try_join_all(executing), try_join_all(asking))?;
             Ok(rows)
         })
     }
 
+    fn ask(&self, sql: &str, values: &[Value]) -> Result<Vec<Row>> {
+        let statement = self.prepared(sql)?;
+        Ok(self.send(&[(statement, values)])?.pop().unwrap_or_default())
+    }
+
     pub(super) fn control(&self, statement: &str) -> Result<()> {
-        self.send(None)?;
+        self.send(&[])?;
         Ok(self.runtime.block_on(self.client.batch_execute(statement))?)
     }
 
+    /// The beginning and the end go out together with what stands behind and before them.
     pub(super) fn begin(&self) -> Result<()> {
         self.ids.take();
-        self.control("BEGIN")
+        self.foreseen.take();
+        self.execute("BEGIN", &[])
+    }
+
+    pub(super) fn commit(&self) -> Result<()> {
+        self.execute("COMMIT", &[])?;
+        self.send(&[]).map(drop)
+    }
+
+    /// Takes the ids for all of the work, and the answers to what it will ask first.
+    pub(super) fn foresee(&self, work: &[&Foresight]) -> Result<()> {
+        let ids = work.iter().map(|one| one.ids).sum::<usize>();
+        let ids = (ids > 0).then(|| (NEXT_IDS, vec![Value::Integer(i64::try_from(ids).unwrap_or(IDS))]));
+        let asked = || work.iter().filter_map(|one| one.question.as_ref()).chain(&ids);
+        let questions = asked().map(|(sql, values)| Ok((self.prepared(sql)?, &values[..])));
+        let mut answers = self.send(&questions.collect::<Result<Vec<_>>>()?)?;
+        if ids.is_some() {
+            self.keep_ids(&answers.pop().unwrap_or_default())?;
+        }
+        let foreseen = asked().zip(answers);
+        *self.foreseen.borrow_mut() =
+            foreseen.map(|((sql, values), rows)| Foreseen { sql, values: values.clone(), rows }).collect();
+        Ok(())
     }
 
     pub(super) fn roll_back(&self) {
         self.gathered.take();
+        self.foreseen.take();
         drop(self.runtime.block_on(self.client.batch_execute("ROLLBACK")));
     }
 
@@ -180,25 +201,27 @@ impl Session {
     }
 
     pub(super) fn query(&self, sql: &str, args: &[Arg<'_>]) -> Result<Vec<Row>> {
-        let statement = self.prepared(sql)?;
-        self.send(Some(&(statement, args.iter().map(Value::from).collect())))
+        let values: Vec<Value> = args.iter().map(Value::from).collect();
+        // Who asks the same again is told what has changed since.
+        let is_it = |one: &mut Foreseen| one.values == values && one.sql == sql;
+        let found = self.foreseen.borrow_mut().extract_if(.., is_it).collect::<Vec<_>>().into_iter().next();
+        found.map_or_else(|| self.ask(sql, &values), |one| Ok(one.rows))
     }
 
     fn next_id(&self) -> Result<i64> {
-        if let Some(id) = self.ids.borrow_mut().pop() {
-            return Ok(id);
+        if self.ids.borrow().is_empty() {
+            self.keep_ids(&self.ask(NEXT_IDS, &[Value::Integer(IDS)])?)?;
         }
-        let block = self.query(
-            "SELECT nextval('ids') FROM generate_series(CAST(1 AS BIGINT), $1)",
-            &[Arg::Integer(IDS)],
-        )?;
-        let mut block: Vec<i64> =
-            block.iter().map(|row| row.try_get(0)).collect::<std::result::Result<_, _>>()?;
-        block.sort_unstable_by(|a, b| b.cmp(a));
-        *self.ids.borrow_mut() = block;
-        self.ids
-            .borrow_mut()
-            .pop()
-            .ok_or_else(|| Fault::Unreadable(0, "the sequence gave no number".to_owned()))
+        let id = self.ids.borrow_mut().pop();
+        id.ok_or_else(|| Fault::Unreadable(0, "the sequence gave no number".to_owned()))
+    }
+
+    /// Keeps a block of ids; the smallest is taken first.
+    fn keep_ids(&self, rows: &[Row]) -> Result<()> {
+        let mut ids: Vec<i64> =
+            rows.iter().map(|row| row.try_get(0)).collect::<std::result::Result<_, _>>()?;
+        ids.sort_unstable_by(|a, b| b.cmp(a));
+        *self.ids.borrow_mut() = ids;
+        Ok(())
     }
 }

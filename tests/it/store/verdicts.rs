@@ -71,6 +71,7 @@ fn notice(number: u32) -> Vec<Telling> {
         envelope_from: "bridge@example.com".parse().unwrap(),
         recipient: "alerts@example.com".parse().unwrap(),
         wire: b"Subject: alert\r\n\r\n".to_vec(),
+        tail: None,
     }))]
 }
 
