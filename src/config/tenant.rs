@@ -79,6 +79,17 @@ pub struct Tenant {
     pub reactions: Reactions,
 }
 
+impl Tenant {
+    /// Whether it has a channel.
+    pub fn has(&self, channel: Channel) -> bool {
+        match channel {
+            Channel::Email => true,
+            Channel::Record => self.record.is_some(),
+            Channel::Webhook => self.reactions.webhook.is_some(),
+        }
+    }
+}
+
 /// A way of an update to the CRM, or of a notice to somebody.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Channel {

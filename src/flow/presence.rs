@@ -7,7 +7,7 @@ use tokio::task::JoinHandle;
 use tracing::{info, warn};
 
 use crate::clock::Clock;
-use crate::config::tenant::Tenant;
+use crate::config::tenant::{Channel, Tenant};
 use crate::store::{Instance, Store, StoreError};
 
 /// How often a sign of life is given: several times before it would be missed.
@@ -30,6 +30,15 @@ impl Presence {
         for (tenant, retry) in &watched {
             let uncertain = store.recover(tenant.clone(), instance, *retry, clock.now()).await?;
             info!(tenant, uncertain, "took over");
+        }
+        for tenant in tenants {
+            for channel in Channel::ALL.into_iter().filter(|channel| !tenant.has(*channel)) {
+                let held = store.hold_channel(tenant.name.clone(), channel, clock.now()).await?;
+                if held > 0 {
+                    let (tenant, channel) = (&tenant.name, channel.as_str());
+                    warn!(tenant, channel, held, "held what waits for a channel that the tenant has no more");
+                }
+            }
         }
         let (beating_store, clock) = (store.clone(), clock.clone());
         let beating = tokio::spawn(async move {

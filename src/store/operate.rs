@@ -3,9 +3,10 @@
 use jiff::Timestamp;
 use serde_json::json;
 
-use super::engine::{Result, Tx, args};
+use super::engine::{Foresight, Result, Tx, args};
 use super::query::{Filter, list};
 use super::{Scope, Store, StoreError, append, session};
+use crate::config::tenant::Channel;
 use crate::ids::DeliveryId;
 use crate::log::{Entry, Event};
 use crate::outbox::State;
@@ -78,7 +79,27 @@ impl Store {
 
     /// Whether all sending of a tenant is stopped.
     pub async fn is_paused(&self, tenant: String) -> std::result::Result<bool, StoreError> {
-        self.write(Scope::Nobody, move |tx| is_paused(tx, &tenant)).await
+        let look = move |tx: &Tx<'_>| is_paused(tx, &tenant);
+        self.write_foreseen(Scope::Nobody, Foresight::default(), look).await
+    }
+
+    /// Holds for a person what waits for a channel that the tenant does not have any more, and says how many deliveries
+    /// those are.
+    pub async fn hold_channel(
+        &self,
+        tenant: String,
+        channel: Channel,
+        now: Timestamp,
+    ) -> std::result::Result<usize, StoreError> {
+        self.write(Scope::Tenant(tenant.clone()), move |tx| {
+            let waiting = "SELECT id FROM deliveries WHERE tenant = $1 AND channel = $2 AND due IS NOT NULL ORDER BY id";
+            let waiting =
+                tx.query(waiting, args![&tenant, channel.as_str()], |row| row.get(0).map(DeliveryId))?;
+            let reason = format!("the tenant has no channel {channel} any more");
+            waiting.iter().try_for_each(|id| hold(tx, &tenant, *id, &reason, now))?;
+            Ok(waiting.len())
+        })
+        .await
     }
 }
 

@@ -156,16 +156,21 @@ impl Store {
     /// Whether nothing of the tenant's waits for a time and nothing is being worked on; with `falls_back`, also nothing
     /// is to be taken over by another channel.
     pub async fn is_idle(&self, tenant: String, falls_back: bool) -> std::result::Result<bool, StoreError> {
-        self.write(Scope::Tenant(tenant.clone()), move |tx| {
-            let under_way = |state| format!("SELECT id FROM deliveries WHERE tenant = $1 AND state = '{state}' AND {UNSETTLED} LIMIT 1");
+        let scope = Scope::Tenant(tenant.clone());
+        let look = move |tx: &Tx<'_>| {
+            let under_way = |state| {
+                format!(
+                    "SELECT id FROM deliveries WHERE tenant = $1 AND state = '{state}' AND {UNSETTLED} LIMIT 1"
+                )
+            };
             let waits = "SELECT id FROM deliveries WHERE tenant = $1 AND due IS NOT NULL LIMIT 1";
             let is_given_up = falls_back && !fall_back::given_up(tx, &tenant)?.is_empty();
             Ok(!is_given_up
                 && !tx.any(waits, args![&tenant])?
                 && !tx.any(&under_way("leased"), args![&tenant])?
                 && !tx.any(&under_way("sending"), args![&tenant])?)
-        })
-        .await
+        };
+        self.write_foreseen(scope, Foresight::default(), look).await
     }
 
     /// Records that an attempt begins, and gives what it needs. None when the lease is no longer good.

@@ -179,6 +179,34 @@ fn each_answer_of_the_crm_has_its_state_its_exit_code_and_its_words() {
 }
 
 #[test]
+fn what_waits_for_a_channel_that_is_taken_out_of_the_configuration_is_held_and_can_be_let_go() {
+    let away = || Answer::Say(503, String::new(), String::new());
+    let tracker =
+        Tracker::start(move |_, number| if number == 1 { (false, away()) } else { (true, taken()) });
+    let with = site("record", &tracker.section(), 1, AT_ONCE);
+    let file = with.session("call-1.json", &call(1, "7", 0));
+    with.run(&["send", &file]).with_code(75);
+    let nothing = with.path("nothing").parent().unwrap().to_str().unwrap().to_owned();
+
+    with.tenant("acme", &TenantFile { top: "settle = \"none\"", retry: AT_ONCE, ..TenantFile::default() });
+    let ended = with.run(&["send", "--all", &nothing]).with_code(0);
+    assert!(ended.err.contains("channel=\"record\" held=1"), "{}", ended.err);
+    let row = with.deliveries().remove(0);
+    assert_eq!((row.state.as_str(), row.due), ("held", None));
+    assert_eq!(row.reason, "the tenant has no channel record any more");
+    let shown = with.run(&["log", "show", "call-1"]).with_code(0).out;
+    assert!(shown.contains("held") && shown.contains(&row.reason), "{shown}");
+    assert_eq!(tracker.posts().len(), 1);
+
+    let top = "settle = \"none\"\nchannel = \"record\"";
+    let section = tracker.section();
+    with.tenant("acme", &TenantFile { top, retry: AT_ONCE, record: &section, ..TenantFile::default() });
+    with.run(&["outbox", "release", "1"]).with_code(0);
+    with.run(&["send", "--all", &nothing]).with_code(0);
+    assert_eq!((with.states(), tracker.comments().len()), (vec!["accepted"], 1));
+}
+
+#[test]
 fn a_note_whose_answer_was_lost_is_looked_for_before_it_is_attached_again() {
     for is_kept in [true, false] {
         let tracker = Tracker::start(move |_, number| match number {
