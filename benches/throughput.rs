@@ -82,7 +82,8 @@ fn growth(sessions: usize, rounds: usize) -> Result<()> {
         write_sessions(&inbox, 1 + round * sessions, sessions)?;
         let cost = cost_of(&mut send_all(folder.path(), &inbox, &store, sink.port))?;
         let (octets, rows) = stored(&store)?;
-        let about = format!("peak {} MB  {rows} log rows  {octets} octets a mail", cost.peak / 1024);
+        let (peak, waited) = (cost.peak / 1024, waited(&store)?);
+        let about = format!("peak {peak} MB  {rows} log rows  {octets} octets a mail  out after {waited} ms");
         print("aftercall", sessions, &cost, &about);
         first.get_or_insert(cost);
         last = Some((cost, octets));
@@ -132,6 +133,16 @@ fn stored(store: &str) -> Result<(i64, i64)> {
     let mean = format!("SELECT CAST(avg(size) AS INTEGER) FROM ({sizes})");
     let octets = connection.query_row(&mean, [], |row| row.get(0))?;
     Ok((octets, connection.query_row("SELECT count(*) FROM log", [], |row| row.get(0))?))
+}
+
+/// How long after its file was taken a mail was out, in milliseconds: the median.
+fn waited(store: &str) -> Result<i64> {
+    let waits =
+        "SELECT a.ended_at - d.created_at AS wait FROM attempts a JOIN deliveries d ON d.id = a.delivery";
+    let median = format!(
+        "SELECT wait FROM ({waits}) ORDER BY wait LIMIT 1 OFFSET (SELECT count(*) / 2 FROM attempts)"
+    );
+    Ok(rusqlite::Connection::open(store)?.query_row(&median, [], |row| row.get(0))?)
 }
 
 fn inbox(folder: &Path, sessions: usize) -> Result<PathBuf> {

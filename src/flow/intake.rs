@@ -18,7 +18,7 @@ use crate::plan::{History, Plan, Timing, plan};
 use crate::session::{Fault, Reading, read};
 use crate::store::{Acceptance, Accepted, Planned, Quarantined, Store, StoreError};
 
-/// The right to make a mail now. There are as many as processors: what waits for more of them than that waits here.
+/// The right to make a mail: one for each processor. A flood of files waits for it, and not as many threads.
 static PROCESSORS: LazyLock<Semaphore> =
     LazyLock::new(|| Semaphore::new(std::thread::available_parallelism().map_or(1, NonZero::get)));
 

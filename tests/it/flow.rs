@@ -100,3 +100,18 @@ fn a_tenant_with_a_dead_relay_and_one_that_floods_leave_a_third_alone() {
     assert!(busy.received().len() < 400, "it did not wait for the flood to end");
     assert_eq!(serve.terminate(), 0);
 }
+
+#[test]
+fn mails_go_out_while_a_flood_of_files_is_taken() {
+    let relay = Relay::start();
+    let site = Site::new(relay.port(), &TenantFile::default());
+    for number in 1..=600 {
+        site.session(&format!("inbox/acme/call-{number}.json"), &call(number, "7", 0));
+    }
+    site.run(&["send", "--all", site.path("inbox/acme").to_str().unwrap()]).with_code(0);
+    let rows = site.deliveries();
+    let last_taken = rows.iter().map(|row| row.created_at).max().unwrap();
+    let out = rows.iter().filter(|row| row.changed_at <= last_taken).count();
+    assert_eq!(rows.len(), 600);
+    assert!(out > 300, "{out} of 600 mails were out when the last file was taken");
+}
