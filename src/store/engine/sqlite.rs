@@ -117,8 +117,6 @@ fn configure(connection: &Connection) -> Result<()> {
     connection.pragma_update(None, "wal_autocheckpoint", 4000)?;
     // Otherwise a statement is compiled anew whenever a value is bound that a partial index might ask for.
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
-    // What was accepted is mostly sent soon after, out of these pages.
-    connection.pragma_update(None, "cache_size", -4096)?;
     connection.set_prepared_statement_cache_capacity(64);
     Ok(())
 }
