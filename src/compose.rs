@@ -153,7 +153,8 @@ pub fn compose(
         .map_err(|source| ComposeError::Message { recipient: recipient.clone(), source })?;
     let wire = message.formatted();
     // The attachment is the last part: what stands behind it is the end of the whole.
-    let tail = parts.attach.then(|| wire.len() - memmem::rfind(&wire, b"\r\n--").unwrap_or(wire.len()));
+    let end = memmem::rfind(&wire, b"\r\n--").filter(|_| parts.attach);
+    let tail = end.map(|end| wire.len() - end);
     Ok(Composed { message_id, envelope_from, recipient, wire, tail })
 }
 
