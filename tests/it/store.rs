@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Command;
-use std::sync::Arc;
+use std::sync::{Arc, Barrier};
 
 use aftercall::compose::Composed;
 use aftercall::config::StorePlace;
@@ -721,6 +721,24 @@ fn what_is_no_database_is_refused_and_left_alone() {
     assert_eq!(std::fs::read_to_string(&file).unwrap(), text);
     assert!(Store::open(&StorePlace::File(folder.path().to_owned())).is_err(), "a folder");
     assert!(Store::open(&StorePlace::File(file.join("aftercall.db"))).is_err(), "below a file");
+}
+
+#[test]
+fn a_new_store_can_be_opened_by_many_in_the_same_moment() {
+    let folder = tempfile::tempdir().unwrap();
+    let moment = Barrier::new(8);
+    for round in 0..100 {
+        let place = StorePlace::File(folder.path().join(format!("{round}.db")));
+        std::thread::scope(|scope| {
+            for _ in 0..8 {
+                scope.spawn(|| {
+                    moment.wait();
+                    let opened = Store::open(&place);
+                    opened.unwrap_or_else(|error| panic!("{error}: {:?}", std::error::Error::source(&error)));
+                });
+            }
+        });
+    }
 }
 
 /// A process loses its locks on a file as soon as it closes the file anywhere (fcntl(2)); another process would then

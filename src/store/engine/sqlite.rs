@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rusqlite::config::DbConfig;
 use rusqlite::types::{ToSqlOutput, ValueRef};
@@ -18,6 +18,9 @@ pub(super) const MIGRATIONS: [&str; 5] = [
     include_str!("../migrations/sqlite/0004_channels.sql"),
     include_str!("../migrations/sqlite/0005_verdicts.sql"),
 ];
+
+/// How long another process may keep the database.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 pub(in crate::store) struct Database(Connection);
 
@@ -102,16 +105,11 @@ fn private(path: &Path) -> std::io::Result<()> {
 }
 
 fn configure(connection: &Connection) -> Result<()> {
-    connection.busy_timeout(Duration::from_secs(30))?;
+    connection.busy_timeout(PATIENCE)?;
     // Messages are some 10 kB: fewer, larger pages.
     connection.pragma_update(None, "page_size", 16384)?;
     // WAL with FULL: a commit that was answered survives power loss.
-    // SQLite answers with the mode that it came to, and tells only behind the answer that the change was not kept.
-    let mut change = connection.prepare("PRAGMA journal_mode = WAL")?;
-    let modes = change.query_map([], |row| row.get(0))?.collect::<rusqlite::Result<Vec<String>>>()?;
-    if modes != ["wal"] {
-        return Err(Fault::NoWriteAheadLog(modes.concat()));
-    }
+    write_ahead(connection)?;
     connection.pragma_update(None, "synchronous", "FULL")?;
     connection.pragma_update(None, "foreign_keys", "ON")?;
     connection.pragma_update(None, "wal_autocheckpoint", 4000)?;
@@ -119,6 +117,32 @@ fn configure(connection: &Connection) -> Result<()> {
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
     connection.set_prepared_statement_cache_capacity(64);
     Ok(())
+}
+
+/// Of several processes that change a new database at once, SQLite turns all but one away and does not make them wait.
+fn write_ahead(connection: &Connection) -> Result<()> {
+    let until = Instant::now() + PATIENCE;
+    loop {
+        match journal_mode(connection) {
+            Ok(mode) if mode == "wal" => return Ok(()),
+            Ok(mode) => return Err(Fault::NoWriteAheadLog(mode)),
+            Err(error) if is_busy(&error) && Instant::now() < until => {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+fn is_busy(error: &rusqlite::Error) -> bool {
+    error.sqlite_error_code() == Some(rusqlite::ErrorCode::DatabaseBusy)
+}
+
+/// The mode that SQLite came to. It tells only behind this answer that the change was not kept.
+fn journal_mode(connection: &Connection) -> rusqlite::Result<String> {
+    let mut change = connection.prepare("PRAGMA journal_mode = WAL")?;
+    let modes = change.query_map([], |row| row.get(0))?.collect::<rusqlite::Result<Vec<String>>>()?;
+    Ok(modes.concat())
 }
 
 /// Brings the schema up to date and says which version the file has; a newer one is left alone.
