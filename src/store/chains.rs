@@ -1,12 +1,12 @@
-//! The ends of the tenants' log chains, known for the length of one transaction.
+//! The tenants' log chains for the length of one transaction: their ends, and the records that are put behind them.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 
 use super::SessionRow;
 use super::engine::{Engine, Result, Tx, args};
-use crate::ids::Digest;
-use crate::log::{Entry, FIRST, seal};
+use crate::ids::{DeliveryId, Digest};
+use crate::log::{Entry, FIRST, Sealed, seal};
 
 /// Whose rows a piece of work may change.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -19,9 +19,12 @@ pub(super) enum Scope {
     Nobody,
 }
 
-/// The ends of chains by tenant.
+/// The ends of chains by tenant, and what is not written yet.
 #[derive(Default)]
-pub(super) struct Chains(RefCell<BTreeMap<String, End>>);
+pub(super) struct Chains {
+    ends: RefCell<BTreeMap<String, End>>,
+    appended: RefCell<Vec<Appended>>,
+}
 
 #[derive(Clone, Copy)]
 struct End {
@@ -30,12 +33,21 @@ struct End {
     is_changed: bool,
 }
 
+/// A record with its place.
+struct Appended {
+    tenant: String,
+    number: i64,
+    session: Option<i64>,
+    delivery: Option<DeliveryId>,
+    sealed: Sealed,
+}
+
 impl Chains {
     /// Reads the ends of all chains that the work may append to. On a shared engine this is what makes tenants' writers
     /// wait for each other: the rows stay locked until the transaction ends. They are locked in one order, so that
     /// no two transactions wait for each other in a circle.
     pub(super) fn load(&self, engine: &Engine, scopes: &[Scope]) -> Result<()> {
-        self.0.borrow_mut().clear();
+        self.ends.borrow_mut().clear();
         let tx = Tx { engine, chains: self };
         let lock = if engine.is_shared() { " FOR UPDATE" } else { "" };
         let read = |row: &super::engine::Row<'_>| {
@@ -44,7 +56,7 @@ impl Chains {
         };
         if scopes.contains(&Scope::All) {
             let sql = format!("SELECT tenant, number, hash FROM chains ORDER BY tenant{lock}");
-            self.0.borrow_mut().extend(tx.query(&sql, &[], read)?);
+            self.ends.borrow_mut().extend(tx.query(&sql, &[], read)?);
             return Ok(());
         }
         let mut tenants: Vec<&str> = scopes
@@ -64,15 +76,31 @@ impl Chains {
                 tx.execute(fresh, args![tenant, &FIRST])?;
                 found = tx.first(&sql, args![tenant], read)?;
             }
-            self.0.borrow_mut().extend(found);
+            self.ends.borrow_mut().extend(found);
         }
         Ok(())
     }
 
-    /// Keeps the new ends.
+    /// Writes the new records, all together, and the new ends.
     pub(super) fn save(&self, engine: &Engine) -> Result<()> {
         let tx = Tx { engine, chains: self };
-        for (tenant, end) in self.0.borrow().iter().filter(|(_, end)| end.is_changed) {
+        let appended = self.appended.take();
+        let rows = appended.iter().map(|one| {
+            [
+                (&one.tenant).into(),
+                one.number.into(),
+                one.session.into(),
+                one.delivery.map(|delivery| delivery.0).into(),
+                (&one.sealed.record).into(),
+                (&one.sealed.content).into(),
+                (&one.sealed.hash).into(),
+            ]
+        });
+        tx.insert_all(
+            "INSERT INTO log (tenant, number, session, delivery, record, content, hash)",
+            &rows.collect::<Vec<_>>(),
+        )?;
+        for (tenant, end) in self.ends.borrow().iter().filter(|(_, end)| end.is_changed) {
             let sql = "UPDATE chains SET number = $1, hash = $2 WHERE tenant = $3";
             tx.execute(sql, args![end.number, &end.hash, tenant])?;
         }
@@ -80,23 +108,18 @@ impl Chains {
     }
 }
 
-/// Appends one entry to the tenant's chain.
-pub(super) fn append(tx: &Tx<'_>, tenant: &str, session: Option<&SessionRow>, entry: &Entry) -> Result<()> {
-    let mut ends = tx.chains.0.borrow_mut();
+/// Puts one entry behind the tenant's chain. It is written when the work of the transaction is done.
+pub(super) fn append(tx: &Tx<'_>, tenant: &str, session: Option<&SessionRow>, entry: &Entry) {
+    let mut ends = tx.chains.ends.borrow_mut();
     let end = ends.entry(tenant.to_owned()).or_insert(End { number: 0, hash: FIRST, is_changed: false });
     let salt = session.map_or(&[][..], |session| &session.salt);
     let sealed = seal(entry, tenant, end.number + 1, &end.hash, salt);
     *end = End { number: end.number + 1, hash: sealed.hash, is_changed: true };
-    tx.execute(
-        "INSERT INTO log (tenant, number, session, delivery, record, content, hash) VALUES ($1, $2, $3, $4, $5, $6, $7)",
-        args![
-            tenant,
-            end.number,
-            session.map(|session| session.id),
-            entry.delivery.map(|delivery| delivery.0),
-            &sealed.record,
-            &sealed.content,
-            &sealed.hash,
-        ],
-    )
+    tx.chains.appended.borrow_mut().push(Appended {
+        tenant: tenant.to_owned(),
+        number: end.number,
+        session: session.map(|session| session.id),
+        delivery: entry.delivery,
+        sealed,
+    });
 }

@@ -142,6 +142,6 @@ fn take_over(tx: &Tx<'_>, fall_back: &FallBack) -> Result<Option<DeliveryId>> {
         delivery: Some(*delivery),
         content,
     };
-    append(tx, tenant, Some(&session), &entry)?;
+    append(tx, tenant, Some(&session), &entry);
     Ok(taken)
 }

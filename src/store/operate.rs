@@ -71,7 +71,7 @@ impl Store {
                 &tenant,
                 None,
                 &Entry { event, at: now, session: None, delivery: None, content: json!({}) },
-            )?;
+            );
             Ok(true)
         })
         .await
@@ -174,7 +174,7 @@ fn one(
         &tenant,
         Some(&session),
         &Entry { event, at: now, session: Some(session.name), delivery: Some(id), content },
-    )?;
+    );
     Ok(Changed { id, result: Ok(next) })
 }
 
@@ -190,7 +190,8 @@ pub(super) fn hold(tx: &Tx<'_>, tenant: &str, id: DeliveryId, reason: &str, now:
     let content = json!({ "to": State::Held.as_str(), "reason": reason });
     let entry =
         Entry { event: Event::Held, at: now, session: Some(session.name), delivery: Some(id), content };
-    append(tx, tenant, Some(&session), &entry)
+    append(tx, tenant, Some(&session), &entry);
+    Ok(())
 }
 
 /// Whether a later delivery of the same session may have arrived: sending this one now would bring old news.

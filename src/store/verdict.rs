@@ -173,7 +173,7 @@ impl Store {
             tx.execute("DELETE FROM stopped WHERE tenant = $1 AND address = $2", args![&tenant, &address])?;
             let content = json!({ "address": address });
             let entry = Entry { event: Event::Lifted, at: now, session: None, delivery: None, content };
-            append(tx, &tenant, None, &entry)?;
+            append(tx, &tenant, None, &entry);
             Ok(true)
         })
         .await
@@ -260,7 +260,7 @@ fn judge(tx: &Tx<'_>, judged: &Judged) -> Result<bool> {
         "proof": proof.as_str(),
         "evidence": evidence,
     });
-    place.append(tx, Event::Received, content, *now)?;
+    place.append(tx, Event::Received, content, *now);
     for deed in deeds {
         let by = act(tx, &place, *inbound, &deed.act, *now)?;
         let plan =
@@ -274,7 +274,7 @@ fn judge(tx: &Tx<'_>, judged: &Judged) -> Result<bool> {
                 "by": by.get(at).map(|id| id.0),
                 "plan": plan,
             });
-            place.append(tx, Event::Reacted, content, *now)?;
+            place.append(tx, Event::Reacted, content, *now);
         }
     }
     reached(Step::JudgeWritten);
@@ -291,9 +291,9 @@ pub(super) struct Place {
 }
 
 impl Place {
-    fn append(&self, tx: &Tx<'_>, event: Event, content: Value, at: Timestamp) -> Result<()> {
+    fn append(&self, tx: &Tx<'_>, event: Event, content: Value, at: Timestamp) {
         let (session, delivery) = (Some(self.session.name), Some(self.delivery));
-        append(tx, &self.tenant, Some(&self.session), &Entry { event, at, session, delivery, content })
+        append(tx, &self.tenant, Some(&self.session), &Entry { event, at, session, delivery, content });
     }
 }
 

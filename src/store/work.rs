@@ -385,7 +385,7 @@ fn finish(
         delivery: Some(lease.delivery),
         content,
     };
-    append(tx, &lease.tenant, Some(&session), &entry)?;
+    append(tx, &lease.tenant, Some(&session), &entry);
     reached(Step::FinishWritten);
     Ok(Some(next))
 }

@@ -16,7 +16,7 @@ use crate::config::StorePlace;
 /// The most pieces of work in one transaction, and in the queue before callers wait.
 const GROUP: usize = 256;
 /// Under load, the time that callers get to come back with more before the next transaction begins: fewer syncs,
-/// each for more of them.
+/// each for more of them. A server leaves them that time anyway.
 const GATHER: Duration = Duration::from_millis(2);
 
 pub(super) struct Writer {
@@ -114,7 +114,7 @@ fn serve(engine: &Engine, place: &Arc<StorePlace>, mut queue: mpsc::Receiver<Box
                 answer(place, [job], done);
             }
         }
-        if is_busy {
+        if is_busy && !engine.is_shared() {
             std::thread::park_timeout(GATHER);
         }
     }

@@ -209,6 +209,19 @@ impl Tx<'_> {
         }
     }
 
+    /// Inserts many rows, several with each statement; `into` is the statement up to its VALUES.
+    pub(super) fn insert_all<const N: usize>(&self, into: &str, rows: &[[Arg<'_>; N]]) -> Result<()> {
+        let mut rest = rows;
+        while !rest.is_empty() {
+            // Few sizes, so that few statements are kept.
+            let size = [64, 16, 4].into_iter().find(|size| *size <= rest.len()).unwrap_or(1);
+            let (these, others) = rest.split_at(size);
+            self.execute(&format!("{into} VALUES {}", places(size, N)), these.as_flattened())?;
+            rest = others;
+        }
+        Ok(())
+    }
+
     /// Asks for rows.
     pub(super) fn query<T>(
         &self,
@@ -238,6 +251,13 @@ impl Tx<'_> {
     pub(super) fn any(&self, sql: &str, args: &[Arg<'_>]) -> Result<bool> {
         Ok(self.first(sql, args, |_| Ok(()))?.is_some())
     }
+}
+
+/// The places of so many rows of so many values: `($1,$2),($3,$4)`.
+fn places(rows: usize, values: usize) -> String {
+    let row =
+        |row: usize| (1..=values).map(|at| format!("${}", row * values + at)).collect::<Vec<_>>().join(",");
+    (0..rows).map(|at| format!("({})", row(at))).collect::<Vec<_>>().join(",")
 }
 
 /// What a column can be read as, on both engines.

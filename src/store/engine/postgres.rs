@@ -1,16 +1,18 @@
 //! PostgreSQL: one session of one thread, which waits for each answer.
 //!
-//! Statements without an answer are gathered and go out with the next question, and the first questions of all work
-//! go out together, so that a transaction of many costs few round trips. The session has a runtime of its own: nobody
-//! else waits on its thread.
+//! Nobody waits for a statement without an answer before the next question or the commit: a few are gathered, go out,
+//! and the server works on them while the next are made here. The first questions of all work go out together. So a
+//! transaction of many costs few round trips. The session has a runtime of its own: nobody else waits on its thread.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::error::Error;
+use std::sync::Arc;
 
 use bytes::BytesMut;
-use futures_util::future::try_join_all;
+use futures_util::future::{FutureExt, try_join_all};
 use tokio::runtime::Runtime;
+use tokio::task::{JoinHandle, yield_now};
 use tokio_postgres::types::{IsNull, ToSql, Type, to_sql_checked};
 use tokio_postgres::{Client, Config, Row, Statement};
 use tokio_postgres_rustls::MakeRustlsConnect;
@@ -33,13 +35,17 @@ const MIGRATION_LOCK: i64 = 0x61_66_74_65_72;
 /// Ids are taken from the sequence in such blocks. What a transaction leaves is not used: a later transaction of the
 /// same tenant, here or elsewhere, must get later ids.
 const IDS: i64 = 64;
+/// How many statements are gathered before they go out.
+const HANDFUL: usize = 16;
 const NEXT_IDS: &str = "SELECT nextval('ids') FROM generate_series(CAST(1 AS BIGINT), $1)";
 
 pub(in crate::store) struct Session {
     runtime: Runtime,
-    client: Client,
+    client: Arc<Client>,
     statements: RefCell<HashMap<String, Statement>>,
     gathered: RefCell<Vec<(Statement, Vec<Value>)>>,
+    /// What went out and was not answered yet.
+    sent: RefCell<Vec<JoinHandle<std::result::Result<(), tokio_postgres::Error>>>>,
     /// Answers to questions that the transaction is going to ask.
     foreseen: RefCell<Vec<Foreseen>>,
     ids: RefCell<Vec<i64>>,
@@ -96,9 +102,10 @@ impl Session {
         // Messages are compressed by the server, several times as fast like this. One that is older than version 14 or
         // built without it keeps to its own way.
         drop(runtime.block_on(client.batch_execute("SET default_toast_compression = 'lz4'")));
-        let (statements, gathered) = (RefCell::default(), RefCell::default());
+        let (client, statements) = (Arc::new(client), RefCell::default());
+        let (gathered, sent) = (RefCell::default(), RefCell::default());
         let (foreseen, ids) = (RefCell::default(), RefCell::default());
-        Ok(Self { runtime, client, statements, gathered, foreseen, ids })
+        Ok(Self { runtime, client, statements, gathered, sent, foreseen, ids })
     }
 
     /// Brings the schema up to date and says which version was found; a newer one is left alone.
@@ -127,28 +134,60 @@ impl Session {
         Ok(statement)
     }
 
-    /// Sends what is gathered, and the questions behind it, in one go.
-    fn send(&self, questions: &[(Statement, &[Value])]) -> Result<Vec<Vec<Row>>> {
-        let gathered = self.gathered.take();
+    fn gather(&self, statement: Statement, values: Vec<Value>) {
+        self.gathered.borrow_mut().push((statement, values));
+        if self.gathered.borrow().len() >= HANDFUL {
+            self.send();
+        }
+    }
+
+    /// Sends what is gathered; the answers come later.
+    fn send(&self) {
+        let (client, gathered) = (Arc::clone(&self.client), self.gathered.take());
+        let mut executing = Box::pin(async move {
+            let all = gathered.iter().map(|(statement, values)| client.execute_raw(statement, values));
+            try_join_all(all).await.map(drop)
+        });
+        // Begun here, so that it stands before all that is sent later.
+        let ended = executing.as_mut().now_or_never();
+        let rest = async move {
+            match ended {
+                Some(ended) => ended,
+                None => executing.await,
+            }
+        };
+        self.sent.borrow_mut().push(self.runtime.spawn(rest));
+        // The connection gets its turn to write.
+        self.runtime.block_on(yield_now());
+    }
+
+    /// Sends everything, the questions last, and waits for all answers.
+    fn answers(&self, questions: &[(Statement, &[Value])]) -> Result<Vec<Vec<Row>>> {
+        self.send();
+        let sent = self.sent.take();
         self.runtime.block_on(async {
-            let executing =
-                gathered.iter().map(|(statement, values)| self.client.execute_raw(statement, values));
+            let executing = async {
+                for one in sent {
+                    one.await.map_err(std::io::Error::other)??;
+                }
+                Ok::<_, Fault>(())
+            };
             let asking = questions.iter().map(async |(statement, values)| {
                 let values: Vec<&(dyn ToSql + Sync)> = values.iter().map(|value| value as _).collect();
-                self.client.query(statement, &values).await
+                Ok(self.client.query(statement, &values).await?)
             });
-            let (_, rows) = tokio::try_join!(biased; try_join_all(executing), try_join_all(asking))?;
+            let ((), rows) = tokio::try_join!(biased; executing, try_join_all(asking))?;
             Ok(rows)
         })
     }
 
     fn ask(&self, sql: &str, values: &[Value]) -> Result<Vec<Row>> {
         let statement = self.prepared(sql)?;
-        Ok(self.send(&[(statement, values)])?.pop().unwrap_or_default())
+        Ok(self.answers(&[(statement, values)])?.pop().unwrap_or_default())
     }
 
     pub(super) fn control(&self, statement: &str) -> Result<()> {
-        self.send(&[])?;
+        self.answers(&[])?;
         Ok(self.runtime.block_on(self.client.batch_execute(statement))?)
     }
 
@@ -161,7 +200,7 @@ impl Session {
 
     pub(super) fn commit(&self) -> Result<()> {
         self.execute("COMMIT", &[])?;
-        self.send(&[]).map(drop)
+        self.answers(&[]).map(drop)
     }
 
     /// Takes the ids for all of the work, and the answers to what it will ask first.
@@ -170,7 +209,7 @@ impl Session {
         let ids = (ids > 0).then(|| (NEXT_IDS, vec![Value::Integer(i64::try_from(ids).unwrap_or(IDS))]));
         let asked = || work.iter().filter_map(|one| one.question.as_ref()).chain(&ids);
         let questions = asked().map(|(sql, values)| Ok((self.prepared(sql)?, &values[..])));
-        let mut answers = self.send(&questions.collect::<Result<Vec<_>>>()?)?;
+        let mut answers = self.answers(&questions.collect::<Result<Vec<_>>>()?)?;
         if ids.is_some() {
             self.keep_ids(&answers.pop().unwrap_or_default())?;
         }
@@ -181,14 +220,13 @@ impl Session {
     }
 
     pub(super) fn roll_back(&self) {
-        self.gathered.take();
-        self.foreseen.take();
+        (self.gathered.take(), self.sent.take(), self.foreseen.take());
         drop(self.runtime.block_on(self.client.batch_execute("ROLLBACK")));
     }
 
     pub(super) fn execute(&self, sql: &str, args: &[Arg<'_>]) -> Result<()> {
         let statement = self.prepared(sql)?;
-        self.gathered.borrow_mut().push((statement, args.iter().map(Value::from).collect()));
+        self.gather(statement, args.iter().map(Value::from).collect());
         Ok(())
     }
 
@@ -196,7 +234,7 @@ impl Session {
         let id = self.next_id()?;
         let values = std::iter::once(Value::Integer(id)).chain(args.iter().map(Value::from));
         let statement = self.prepared(sql)?;
-        self.gathered.borrow_mut().push((statement, values.collect()));
+        self.gather(statement, values.collect());
         Ok(id)
     }
 
