@@ -24,6 +24,7 @@ mod waiting;
 
 use std::net::TcpListener;
 use std::path::Path;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use aftercall::sink::{Script, Sink};
@@ -69,6 +70,8 @@ fn rows_of_log(rows: usize) -> Result<()> {
             write_sessions(&inbox, usize::try_from(sent)? + 1 + round * SESSIONS, SESSIONS)?;
         }
         let store = if which == 0 { full.clone() } else { config.join(format!("empty-{round}.sqlite")) };
+        // What was written to make ready goes to the disk before, not beside the run.
+        Command::new("sync").status()?;
         let cost = cost_of(&mut send_all(config, &inbox, &store.to_string_lossy(), sink.port))?;
         let name = if which == 0 { "full" } else { "empty" };
         println!("{name:<5} {:>7.0} sessions a second, {cost}", cost.rate(SESSIONS));

@@ -158,3 +158,35 @@ fn after_a_death_at_any_step_every_mail_arrives_and_none_twice_without_a_mark() 
 fn after_a_death_at_any_step_another_instance_takes_over() {
     die_everywhere(of_mail(), |step| die_and_go_on(step, Some(&database())));
 }
+
+#[test]
+fn a_database_that_cuts_the_connection_ends_serve_and_loses_and_doubles_nothing() {
+    const COUNT: usize = 120;
+    let relay = Relay::with(Script { keywords: vec!["PIPELINING".to_owned()], ..Script::default() });
+    let site = Site::new(relay.port(), &TenantFile::default());
+    let url = database();
+    let at = ("AFTERCALL_STORE", &*url);
+    let took = || site.serve_log().matches(TOOK).count();
+    for round in 0..3 {
+        put_sessions(&site, round * COUNT / 3 + 1..=(round + 1) * COUNT / 3);
+        let (before, serve) = (took(), site.serve_with(&[at]));
+        until("a few mails to be accepted", || (took() >= before + 3).then_some(()));
+        ask(
+            &url,
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() \
+             AND pid <> pg_backend_pid()",
+        );
+        assert_eq!(serve.ended().code(), Some(1));
+        ask(&url, "UPDATE instances SET seen_at = seen_at - 30001");
+    }
+    let (said, password) = (site.serve_log(), url.split([':', '@']).nth(2).unwrap());
+    assert!(said.contains("the store postgres://127.0.0.1") && !said.contains(password), "{said}");
+    let store = Store::open(&StorePlace::parse(&url)).unwrap();
+    let serve = site.serve_with(&[at]);
+    until("the rest to be accepted", || {
+        let rows = store.deliveries(&Filter::default()).unwrap();
+        (in_state(&rows, State::Accepted).len() == COUNT).then_some(())
+    });
+    assert_eq!(serve.terminate(), 0);
+    assert_all_arrived(&relay, &store, COUNT);
+}
