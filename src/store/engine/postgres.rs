@@ -220,7 +220,9 @@ impl Session {
     }
 
     pub(super) fn roll_back(&self) {
-        (self.gathered.take(), self.sent.take(), self.foreseen.take());
+        self.gathered.take();
+        self.sent.take();
+        self.foreseen.take();
         drop(self.runtime.block_on(self.client.batch_execute("ROLLBACK")));
     }
 

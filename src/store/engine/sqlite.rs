@@ -127,7 +127,7 @@ fn write_ahead(connection: &Connection) -> Result<()> {
             Ok(mode) if mode == "wal" => return Ok(()),
             Ok(mode) => return Err(Fault::NoWriteAheadLog(mode)),
             Err(error) if is_busy(&error) && Instant::now() < until => {
-                std::thread::sleep(Duration::from_millis(5));
+                std::thread::park_timeout(Duration::from_millis(5));
             }
             Err(error) => return Err(error.into()),
         }
