@@ -73,6 +73,7 @@ on_both_engines! {
     the_secret_is_made_once_for_each_store,
     two_hundred_at_once_are_all_kept_in_one_unbroken_chain,
     what_comes_at_once_about_the_same_is_done_once,
+    what_the_database_refuses_takes_nothing_else_with_it,
     the_same_bytes_from_the_same_place_are_quarantined_once,
     the_last_stamp_of_a_file_is_what_is_read_back,
     a_budget_is_shared_by_its_name_and_new_in_each_span,
@@ -799,14 +800,20 @@ async fn two_hundred_at_once_are_all_kept_in_one_unbroken_chain(engine: Engine) 
     let sessions: BTreeSet<u64> = rows.iter().map(|row| row.session.number).collect();
     assert_eq!(sessions, (1..=200).collect());
 
+    assert_unbroken(&store, "acme", 200);
+}
+
+/// Asserts that a tenant's chain has so many records, each chained to the one before.
+#[track_caller]
+fn assert_unbroken(store: &Store, tenant: &str, count: i64) {
     let mut previous = FIRST;
-    let chain = store.chain("acme").unwrap();
-    assert!(chain.iter().map(|row| row.number).eq(1..=200));
+    let chain = store.chain(tenant).unwrap();
+    assert!(chain.iter().map(|row| row.number).eq(1..=count), "{} records", chain.len());
     for row in chain {
         assert_eq!(row.hash, Digest::of_parts(&[&previous.0, row.record.as_bytes()]), "{}", row.number);
         previous = row.hash;
         let record: Value = serde_json::from_str(&row.record).unwrap();
-        assert_eq!((&record["number"], &record["tenant"]), (&json!(row.number), &json!("acme")));
+        assert_eq!((&record["number"], &record["tenant"]), (&json!(row.number), &json!(tenant)));
     }
 }
 
@@ -840,6 +847,54 @@ async fn what_comes_at_once_about_the_same_is_done_once(engine: Engine) {
         assert_eq!(ended.iter().flatten().count(), 1, "{ended:?}");
         let events: Vec<String> = kept.records(lease.delivery).into_iter().map(|(event, _)| event).collect();
         assert_eq!(events, ["accepted", "attempted"]);
+    }
+}
+
+/// Of one tenant's sessions the database refuses a delivery, of the other's a record of the log, which is written when
+/// all other work of its transaction is done.
+async fn what_the_database_refuses_takes_nothing_else_with_it(engine: Engine) {
+    let kept = Kept::new(engine).await;
+    let delivery = "NEW.tenant = 'acme' AND NEW.ticket = '13'";
+    let record = "NEW.tenant = 'other' AND NEW.content LIKE '%call-13.json%'";
+    match &kept.place {
+        StorePlace::File(path) => {
+            let refuse = |table: &str, when: &str| {
+                format!(
+                    "CREATE TRIGGER refuse_{table} BEFORE INSERT ON {table} WHEN {when} \
+                     BEGIN SELECT RAISE(ABORT, 'unlucky'); END;"
+                )
+            };
+            let triggers = refuse("deliveries", delivery) + &refuse("log", record);
+            rusqlite::Connection::open(path).unwrap().execute_batch(&triggers).unwrap();
+        }
+        StorePlace::Server(url) => {
+            let refuse = |table: &str, when: &str| {
+                format!(
+                    "CREATE TRIGGER refuse BEFORE INSERT ON {table} FOR EACH ROW WHEN ({when}) \
+                     EXECUTE FUNCTION refuse();"
+                )
+            };
+            let function = "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql \
+                            AS $$ BEGIN RAISE EXCEPTION 'unlucky'; END $$;";
+            let triggers = refuse("deliveries", delivery) + &refuse("log", record);
+            crate::servers::postgres::ask(url.expose(), &format!("{function} {triggers}"));
+        }
+    }
+    for tenant in ["acme", "other"] {
+        let answers = join_all((1..=90).map(|number| kept.store.accept(first(tenant, number)))).await;
+        for (answer, number) in answers.into_iter().zip(1..) {
+            match answer {
+                Ok(Acceptance::Stored(Some(_))) => assert_ne!(number, 13),
+                Err(StoreError::Database { source, .. }) => {
+                    assert!(number == 13 && source.to_string().contains("unlucky"), "{number}: {source}");
+                }
+                other => panic!("{number}: {other:?}"),
+            }
+        }
+        assert_unbroken(&kept.store, tenant, 89);
+        let kept_rows =
+            kept.store.deliveries(&Filter { tenant: Some(tenant.to_owned()), ..Filter::default() });
+        assert_eq!(kept_rows.unwrap().len(), 89);
     }
 }
 
