@@ -55,6 +55,11 @@ fn main() -> Result<()> {
     restart(number("--restart", 1_000_000)?.unwrap_or(1_000_000))
 }
 
+/// What was written to make ready goes to the disk before a run, not beside it.
+fn settle() -> Result<()> {
+    Ok(Command::new("sync").status().map(drop)?)
+}
+
 fn rows_of_log(rows: usize) -> Result<()> {
     let folder = tempfile::tempdir()?;
     let (config, sink) = (folder.path(), SmtpSink::start()?);
@@ -70,8 +75,7 @@ fn rows_of_log(rows: usize) -> Result<()> {
             write_sessions(&inbox, usize::try_from(sent)? + 1 + round * SESSIONS, SESSIONS)?;
         }
         let store = if which == 0 { full.clone() } else { config.join(format!("empty-{round}.sqlite")) };
-        // What was written to make ready goes to the disk before, not beside the run.
-        Command::new("sync").status()?;
+        settle()?;
         let cost = cost_of(&mut send_all(config, &inbox, &store.to_string_lossy(), sink.port))?;
         let name = if which == 0 { "full" } else { "empty" };
         println!("{name:<5} {:>7.0} sessions a second, {cost}", cost.rate(SESSIONS));
@@ -143,6 +147,7 @@ fn restart(rows: usize) -> Result<()> {
     for _ in 0..5 {
         Filling::open(&store)?.put(next..next + 3, false)?;
         next += 3;
+        settle()?;
         let (before, began) = (sink.received().len(), Instant::now());
         let _serve = Serving::start(folder.path(), &store.to_string_lossy())?;
         until("the first mail", || (sink.received().len() > before).then_some(()));
