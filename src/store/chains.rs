@@ -47,7 +47,6 @@ impl Chains {
     /// wait for each other: the rows stay locked until the transaction ends. They are locked in one order, so that
     /// no two transactions wait for each other in a circle.
     pub(super) fn load(&self, engine: &Engine, scopes: &[Scope]) -> Result<()> {
-        self.ends.borrow_mut().clear();
         let tx = Tx { engine, chains: self };
         let lock = if engine.is_shared() { " FOR UPDATE" } else { "" };
         let read = |row: &super::engine::Row<'_>| {

@@ -163,7 +163,9 @@ impl Session {
 
     /// Sends everything, the questions last, and waits for all answers.
     fn answers(&self, questions: &[(Statement, &[Value])]) -> Result<Vec<Vec<Row>>> {
-        self.send();
+        if !self.gathered.borrow().is_empty() {
+            self.send();
+        }
         let sent = self.sent.take();
         self.runtime.block_on(async {
             let executing = async {
