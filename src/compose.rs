@@ -276,7 +276,9 @@ fn text_part(kind: ContentType, text: &str) -> Result<SinglePart, Box<dyn std::e
     } else {
         ContentTransferEncoding::QuotedPrintable
     };
-    let body = Body::new_with_encoding(text.to_owned(), encoding).map_err(|_| "a text cannot be encoded")?;
+    // As octets with their line ends: in a text, the library would move the rest of it for each line end.
+    let octets = text.replace('\n', "\r\n").into_bytes();
+    let body = Body::new_with_encoding(octets, encoding).map_err(|_| "a text cannot be encoded")?;
     Ok(SinglePart::builder().header(kind).body(body))
 }
 

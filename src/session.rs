@@ -113,7 +113,12 @@ pub fn read(bytes: &[u8], file_name: &str, limit: usize) -> Result<Reading, Faul
     if file_name.ends_with(".txt") && !json.trim_ascii_start().starts_with(b"{") {
         return Ok(Reading::Other("a text transcript"));
     }
-    let Root(root) = serde_json::from_slice(json).map_err(|error| Fault::from_json(&error))?;
+    // Texts within a text need not be looked through one by one; the octets tell the place of what is none.
+    let Root(root) = match std::str::from_utf8(json) {
+        Ok(json) => serde_json::from_str(json),
+        Err(_) => serde_json::from_slice(json),
+    }
+    .map_err(|error| Fault::from_json(&error))?;
     if root.contains_key("transcript_version")
         || (root.contains_key("entries") && root.contains_key("comm_type"))
     {
