@@ -3,12 +3,14 @@
 //! None of them fails on a null or missing value: it writes nothing. A value helper returns text that the engine
 //! escapes; only `link` and `block` write markup, and escape what they put into it.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use handlebars::{Context, Handlebars, Helper, HelperDef, Output, RenderContext, RenderError, ScopedJson};
 use jiff::tz::TimeZone;
 use serde_json::Value;
 
+use super::top::{self, form_of, parameter};
 use crate::locale::Language;
 use crate::session::{Stamp, text};
 
@@ -21,11 +23,24 @@ pub enum Form {
     Html,
 }
 
+impl Form {
+    /// A text as it may stand in a body.
+    pub(super) fn escaped(self, text: &str) -> Cow<'_, str> {
+        const MARKUP: [u8; 7] = *b"<>\"&'`=";
+        match self {
+            Self::Html if text.bytes().any(|byte| MARKUP.contains(&byte)) => {
+                handlebars::html_escape(text).into()
+            }
+            Self::Html | Self::Text => text.into(),
+        }
+    }
+}
+
 /// The column at which values stand behind their labels in a text body.
 const LABEL_COLUMN: usize = 26;
 
 type Parameters<'a> = dyn Fn(usize) -> Option<String> + 'a;
-type Function = Box<dyn Fn(&Parameters<'_>) -> Option<String> + Send + Sync>;
+type Function = Arc<dyn Fn(&Parameters<'_>) -> Option<String> + Send + Sync>;
 
 /// A helper that makes one text from its parameters.
 struct ValueHelper(Function);
@@ -35,11 +50,11 @@ impl HelperDef for ValueHelper {
         &self,
         helper: &Helper<'rc>,
         _: &'reg Handlebars<'reg>,
-        _: &'rc Context,
+        context: &'rc Context,
         _: &mut RenderContext<'reg, 'rc>,
     ) -> Result<ScopedJson<'rc>, RenderError> {
-        let parameter = |at: usize| helper.param(at).and_then(|parameter| text(Some(parameter.value())));
-        Ok(ScopedJson::Derived((self.0)(&parameter).map_or(Value::Null, Value::String)))
+        let given = |at: usize| text(parameter(helper, context, at));
+        Ok(ScopedJson::Derived((self.0)(&given).map_or(Value::Null, Value::String)))
     }
 }
 
@@ -68,7 +83,7 @@ impl HelperDef for Any {
         &self,
         helper: &Helper<'rc>,
         _: &'reg Handlebars<'reg>,
-        _: &'rc Context,
+        context: &'rc Context,
         _: &mut RenderContext<'reg, 'rc>,
     ) -> Result<ScopedJson<'rc>, RenderError> {
         let is_given = |value: &Value| match value {
@@ -76,36 +91,46 @@ impl HelperDef for Any {
             Value::Object(entries) => !entries.is_empty(),
             scalar => text(Some(scalar)).is_some(),
         };
-        Ok(ScopedJson::Derived(helper.params().iter().any(|parameter| is_given(parameter.value())).into()))
+        let mut given = (0..helper.params().len()).filter_map(|at| parameter(helper, context, at));
+        Ok(ScopedJson::Derived(given.any(is_given).into()))
     }
 }
 
 /// Registers every helper for one language and form.
 pub fn register(engine: &mut Handlebars<'_>, form: Form, language: &Arc<Language>, zone: Option<&TimeZone>) {
-    let mut add =
-        |name: &str, function: Function| engine.register_helper(name, Box::new(ValueHelper(function)));
+    let mut add = |name: &str, function: Function| {
+        engine.register_helper(&form_of(name), Box::new(ValueHelper(Arc::clone(&function))));
+        engine.register_helper(name, Box::new(ValueHelper(function)));
+    };
     let speaks = Arc::clone(language);
-    add("label", Box::new(move |of| label(&speaks, &of(0)?, form)));
+    add("label", Arc::new(move |of| label(&speaks, &of(0)?, form)));
     let speaks = Arc::clone(language);
-    add("heading", Box::new(move |of| speaks.label(&of(0)?).map(str::to_owned)));
+    add("heading", Arc::new(move |of| speaks.label(&of(0)?).map(str::to_owned)));
     let speaks = Arc::clone(language);
-    add("title", Box::new(move |of| Some(speaks.label(&of(0)?)?.replace("{n}", &of(1)?))));
+    add("title", Arc::new(move |of| Some(speaks.label(&of(0)?)?.replace("{n}", &of(1)?))));
     let speaks = Arc::clone(language);
-    add("word", Box::new(move |of| Some(speaks.word(&of(0)?, &of(1)?).to_owned())));
+    add("word", Arc::new(move |of| Some(speaks.word(&of(0)?, &of(1)?).to_owned())));
     let speaks = Arc::clone(language);
-    add("number", Box::new(move |of| of(0).map(|text| speaks.number(&text).unwrap_or(text))));
+    add("number", Arc::new(move |of| of(0).map(|text| speaks.number(&text).unwrap_or(text))));
     let speaks = Arc::clone(language);
-    add("count", Box::new(move |of| speaks.count(&of(0)?, of(1)?.parse().ok()?)));
+    add("count", Arc::new(move |of| speaks.count(&of(0)?, of(1)?.parse().ok()?)));
     let speaks = Arc::clone(language);
-    add("duration", Box::new(move |of| of(0).map(|text| duration(&speaks, text))));
+    add("duration", Arc::new(move |of| of(0).map(|text| duration(&speaks, text))));
     let (speaks, zone) = (Arc::clone(language), zone.cloned());
-    add("datetime", Box::new(move |of| of(0).map(|text| date_time(&speaks, zone.as_ref(), text))));
+    add("datetime", Arc::new(move |of| of(0).map(|text| date_time(&speaks, zone.as_ref(), text))));
     let (tag, direction) = (language.tag().to_owned(), language.direction());
-    add("language", Box::new(move |_| Some(tag.clone())));
-    add("direction", Box::new(move |_| Some(direction.to_owned())));
-    engine.register_helper("any", Box::new(Any));
-    engine.register_helper("block", Box::new(Markup(form, block)));
-    engine.register_helper("link", Box::new(Markup(form, link)));
+    add("language", Arc::new(move |_| Some(tag.clone())));
+    add("direction", Arc::new(move |_| Some(direction.to_owned())));
+    for name in ["any".to_owned(), form_of("any")] {
+        engine.register_helper(&name, Box::new(Any));
+    }
+    for name in ["block".to_owned(), form_of("block")] {
+        engine.register_helper(&name, Box::new(Markup(form, block)));
+    }
+    for name in ["link".to_owned(), form_of("link")] {
+        engine.register_helper(&name, Box::new(Markup(form, link)));
+    }
+    top::register(engine, form);
 }
 
 /// What a helper writes for a literal, where that depends on the language alone; escaped for the form.
@@ -115,7 +140,7 @@ pub(super) fn constant(helper: &str, word: &str, form: Form, language: &Language
         "heading" => language.label(word)?.to_owned(),
         _ => return None,
     };
-    Some(if form == Form::Html { handlebars::html_escape(&text) } else { text })
+    Some(form.escaped(&text).into_owned())
 }
 
 /// In a text body: the label, a colon, and blanks up to the column of the values.
@@ -155,11 +180,11 @@ impl HelperDef for Markup {
         &self,
         helper: &Helper<'rc>,
         _: &'reg Handlebars<'reg>,
-        _: &'rc Context,
+        context: &'rc Context,
         _: &mut RenderContext<'reg, 'rc>,
         out: &mut dyn Output,
     ) -> Result<(), RenderError> {
-        let given = helper.param(0).and_then(|parameter| text(Some(parameter.value())));
+        let given = text(parameter(helper, context, 0));
         Ok(given.map_or(Ok(()), |given| out.write(&(self.1)(self.0, &given)))?)
     }
 }

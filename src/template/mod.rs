@@ -8,6 +8,7 @@ pub mod changes;
 mod fold;
 pub mod guard;
 pub mod helpers;
+mod top;
 
 use std::collections::BTreeMap;
 use std::io;
@@ -199,11 +200,9 @@ impl Compiled {
         names: &mut Vec<(PathBuf, String)>,
         problems: &mut Vec<Problem>,
     ) -> Option<Self> {
-        let engine = |form| {
+        let engine = |form: Form| {
             let mut engine = Handlebars::new();
-            if form == Form::Text {
-                engine.register_escape_fn(handlebars::no_escape);
-            }
+            engine.register_escape_fn(move |text| form.escaped(text).into_owned());
             engine.set_strict_mode(missing == Missing::Failure);
             helpers::register(&mut engine, form, &language, zone);
             engine
@@ -222,6 +221,10 @@ impl Compiled {
                     fold::fold(&mut template, &|helper, word| {
                         helpers::constant(helper, word, form, &language)
                     });
+                    // The engine alone tells of a name that the data does not have.
+                    if missing == Missing::Nothing {
+                        top::prepare(&mut template, &|helper| helpers::NAMES.contains(&helper));
+                    }
                     engine.register_template(name, template);
                 }
                 Err(refusal) => {

@@ -32,9 +32,8 @@ pub(super) fn prepare(template: &mut Template, has_form: &dyn Fn(&str) -> bool) 
 
 fn prepare_call(helper: &mut HelperTemplate, has_form: &dyn Fn(&str) -> bool) {
     let name = helper.name.as_name().unwrap_or_default().to_owned();
-    let is_value = !helper.block && helper.params.is_empty() && helper.hash.is_empty();
-    if is_value && !has_form(&name) {
-        if let Some(path) = path(&helper.name) {
+    if !helper.block && helper.params.is_empty() && helper.hash.is_empty() {
+        if let Some(path) = path(&helper.name).filter(|_| !has_form(&name)) {
             helper.name = Parameter::Name(form_of("value"));
             helper.params = vec![path];
         }
@@ -140,5 +139,64 @@ impl HelperDef for Alone {
             None => {}
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use serde_json::json;
+
+    use super::*;
+    use crate::locale::Language;
+    use crate::template::helpers;
+
+    #[test]
+    fn a_prepared_template_writes_what_the_engine_writes() {
+        let data = json!({
+            "a": {"b": "<b>", "yes": true, "none": null, "n": 12.50}, "list": ["one", {"name": "two"}], "empty": [],
+            "rows": [{"name": "r1", "a": {"b": "inner"}}, {"name": null}], "at": "2026-05-11T09:42:01.000+03:00", "s": "finished",
+        });
+        let table = [
+            ("{{a.b}} {{a.n}} {{a.yes}} {{a.none}}{{a}}", "&lt;b&gt; 12.5 true [object]", true),
+            ("{{none}}{{a.b.c}}{{list.7}}", "", true),
+            ("{{list.0}} {{list.[0]}} {{list.1.name}} {{list}}", "one one two [one, [object]]", true),
+            ("{{this.a.b}}{{this}}", "&lt;b&gt;[object]", true),
+            ("{{@root.a.b}}{{../a.b}}", "&lt;b&gt;&lt;b&gt;", false),
+            ("{{#if a.none}}1{{else if empty}}2{{else if a.b}}3{{else}}4{{/if}}", "3", true),
+            ("{{#unless a.yes}}1{{else}}{{a.b}}{{/unless}}", "&lt;b&gt;", true),
+            ("{{#if a.b includeZero=true}}{{a.b}}{{/if}}", "&lt;b&gt;", true),
+            ("{{#if (any none empty)}}1{{/if}}{{#if (any a.none s)}}2{{/if}}", "2", true),
+            (
+                "{{word \"status\" s}}; {{datetime at}}; {{duration none}}",
+                "Finished; May 11, 2026, 9:42:01 AM (UTC+3); ",
+                true,
+            ),
+            ("{{word \"status\" (lookup a \"b\")}}", "&lt;b&gt;", false),
+            ("{{word [\"s\"] s}}", "", false),
+            (
+                "{{#each rows}}{{name}}{{a.b}}{{#if a}}{{../s}}{{/if}}{{@index}} {{/each}}",
+                "r1innerfinished0 1 ",
+                false,
+            ),
+            ("{{#with a}}{{b}}{{#if yes}}{{n}}{{/if}}{{/with}}", "&lt;b&gt;12.5", false),
+            ("{{#each empty}}x{{else}}{{a.b}}{{/each}}", "&lt;b&gt;", false),
+            ("{{language}} {{direction}}", "en ltr", false),
+        ];
+        let english = Arc::new(Language::parse(include_str!("../../templates/lang/en.toml")).unwrap());
+        let mut engine = Handlebars::new();
+        helpers::register(&mut engine, Form::Html, &english, None);
+        for (source, written, is_prepared) in table {
+            let plain = Template::compile(source).unwrap();
+            let mut prepared = plain.clone();
+            prepare(&mut prepared, &|helper| helpers::NAMES.contains(&helper));
+            assert_eq!(prepared != plain, is_prepared, "{source}");
+            for template in [plain, prepared] {
+                engine.register_template("t", template);
+                let rendered = engine.render("t", &data).unwrap().replace(['\u{a0}', '\u{202f}'], " ");
+                assert_eq!(rendered, written, "{source}");
+            }
+        }
     }
 }
