@@ -22,6 +22,10 @@ pub(super) const MIGRATIONS: [&str; 5] = [
 /// How long another process may keep the database.
 const PATIENCE: Duration = Duration::from_secs(30);
 
+/// How large the write-ahead log becomes before its pages move into the database. What is changed again and again until
+/// then, the ends of tables and indexes above all, moves once.
+const WAL_OCTETS: i64 = 64 * 1024 * 1024;
+
 pub(in crate::store) struct Database(Connection);
 
 impl Database {
@@ -106,13 +110,12 @@ fn private(path: &Path) -> std::io::Result<()> {
 
 fn configure(connection: &Connection) -> Result<()> {
     connection.busy_timeout(PATIENCE)?;
-    // Messages are some 10 kB: fewer, larger pages.
-    connection.pragma_update(None, "page_size", 16384)?;
     // WAL with FULL: a commit that was answered survives power loss.
     write_ahead(connection)?;
     connection.pragma_update(None, "synchronous", "FULL")?;
     connection.pragma_update(None, "foreign_keys", "ON")?;
-    connection.pragma_update(None, "wal_autocheckpoint", 4000)?;
+    let page: i64 = connection.pragma_query_value(None, "page_size", |row| row.get(0))?;
+    connection.pragma_update(None, "wal_autocheckpoint", WAL_OCTETS / page)?;
     // Otherwise a statement is compiled anew whenever a value is bound that a partial index might ask for.
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
     connection.set_prepared_statement_cache_capacity(64);
