@@ -4,10 +4,10 @@
 //! transaction, or says that more is known, and the planning is done again with that.
 
 use std::num::NonZero;
-use std::sync::{Arc, LazyLock};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, LazyLock, Mutex, PoisonError, mpsc};
 
-use tokio::sync::Semaphore;
-use tokio::task::spawn_blocking;
+use tokio::sync::oneshot;
 use tracing::{info, warn};
 
 use super::desk::Desk;
@@ -18,9 +18,23 @@ use crate::plan::{History, Plan, Timing, plan};
 use crate::session::{Fault, Reading, read};
 use crate::store::{Acceptance, Accepted, Planned, Quarantined, Store, StoreError};
 
-/// The right to make a mail: one for each processor. A flood of files waits for it, and not as many threads.
-static PROCESSORS: LazyLock<Semaphore> =
-    LazyLock::new(|| Semaphore::new(std::thread::available_parallelism().map_or(1, NonZero::get)));
+/// The way to the threads that make mails, one for each processor: a flood of files waits there, and wakes no thread for
+/// each.
+static WORKERS: LazyLock<mpsc::Sender<Box<dyn FnOnce() + Send>>> = LazyLock::new(|| {
+    let (give, queue) = mpsc::channel();
+    let queue = Arc::new(Mutex::new(queue));
+    for _ in 0..std::thread::available_parallelism().map_or(1, NonZero::get) {
+        let queue = Arc::clone(&queue);
+        std::thread::spawn(move || {
+            let next = || queue.lock().unwrap_or_else(PoisonError::into_inner).recv();
+            while let Ok(work) = next() {
+                // Whoever waits for it learns of a panic from the answer that does not come.
+                drop(catch_unwind(AssertUnwindSafe(work)));
+            }
+        });
+    }
+    give
+});
 
 /// A file as it came.
 #[derive(Debug, Clone)]
@@ -103,8 +117,10 @@ async fn on_worker<T: Send + 'static>(
     name: &str,
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T, IntakeError> {
-    let _processor = PROCESSORS.acquire().await;
-    spawn_blocking(work).await.map_err(|_| IntakeError::Worker(name.to_owned()))
+    let (answer, answered) = oneshot::channel();
+    // It is refused only when all threads are gone, and then there is no answer.
+    drop(WORKERS.send(Box::new(move || drop(answer.send(work())))));
+    answered.await.map_err(|_| IntakeError::Worker(name.to_owned()))
 }
 
 async fn quarantine(
