@@ -4,7 +4,6 @@
 //! written: a sync that goes well after one that did not says nothing about what was written before.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
 
@@ -15,9 +14,6 @@ use crate::config::StorePlace;
 
 /// The most pieces of work in one transaction, and in the queue before callers wait.
 const GROUP: usize = 256;
-/// Under load, the time that callers get to come back with more before the next transaction begins: fewer syncs,
-/// each for more of them. A server leaves them that time anyway.
-const GATHER: Duration = Duration::from_millis(2);
 
 pub(super) struct Writer {
     jobs: mpsc::Sender<Box<dyn Job>>,
@@ -104,7 +100,6 @@ fn serve(engine: &Engine, place: &Arc<StorePlace>, mut queue: mpsc::Receiver<Box
     let mut group = Vec::with_capacity(GROUP);
     let mut broken = None;
     while queue.blocking_recv_many(&mut group, GROUP) > 0 {
-        let is_busy = group.len() > 1;
         let done = unless_broken(engine, place, &mut group, &mut broken);
         if matches!(done, Ok(true)) || group.len() == 1 {
             answer(place, group.drain(..), done);
@@ -113,9 +108,6 @@ fn serve(engine: &Engine, place: &Arc<StorePlace>, mut queue: mpsc::Receiver<Box
                 let done = unless_broken(engine, place, std::slice::from_mut(&mut job), &mut broken);
                 answer(place, [job], done);
             }
-        }
-        if is_busy && !engine.is_shared() {
-            std::thread::park_timeout(GATHER);
         }
     }
 }
