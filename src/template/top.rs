@@ -48,6 +48,7 @@ fn prepare_call(helper: &mut HelperTemplate, has_form: &dyn Fn(&str) -> bool) {
     }
     let paths: Option<Vec<Parameter>> = helper.params.iter().map(path).collect();
     if let Some(paths) = paths
+        && !paths.is_empty()
         && helper.hash.is_empty()
         && (has_form(&name) || matches!(&*name, "if" | "unless"))
     {
