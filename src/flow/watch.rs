@@ -25,7 +25,7 @@ use crate::store::{Store, StoreError};
 /// The shortest time between two looks.
 const LOOK: Duration = Duration::from_secs(1);
 /// How many files are worked on at a time, and of how many octets together; a larger one is worked on alone.
-const AT_ONCE: usize = 64;
+const AT_ONCE: usize = 40;
 const OCTETS_AT_ONCE: u64 = 4_000_000;
 /// How long a file that ends too early may stay so.
 const PATIENCE: Duration = Duration::from_secs(60);
