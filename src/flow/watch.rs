@@ -24,9 +24,14 @@ use crate::store::{Store, StoreError};
 
 /// The shortest time between two looks.
 const LOOK: Duration = Duration::from_secs(1);
-/// How many files are worked on at a time, and of how many octets together; a larger one is worked on alone.
+/// How many files are worked on at a time. With many, attempts wait for the commits of files.
 const AT_ONCE: usize = 40;
+/// The same where the store is on a server: a commit takes longer there, and is shared by more.
+const AT_ONCE_TO_SERVER: usize = 128;
+/// Of how many octets they are together; a larger file is worked on alone.
 const OCTETS_AT_ONCE: u64 = 4_000_000;
+/// How many files are noted as dealt with at a time.
+const NOTED: usize = 512;
 /// How long a file that ends too early may stay so.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -136,10 +141,11 @@ pub async fn take_files(
     mut told: impl FnMut(Seen, Result<Taken, TakeError>),
 ) {
     let mut files = files.into_iter().peekable();
+    let most = if store.is_shared() { AT_ONCE_TO_SERVER } else { AT_ONCE };
     let (mut working, mut octets) = (JoinSet::new(), 0);
     loop {
         while let Some(file) = files.next_if(|file| {
-            working.is_empty() || (octets + file.octets <= OCTETS_AT_ONCE && working.len() < AT_ONCE)
+            working.is_empty() || (octets + file.octets <= OCTETS_AT_ONCE && working.len() < most)
         }) {
             octets += file.octets;
             let (desk, store) = (desk.clone(), store.clone());
@@ -239,7 +245,7 @@ impl Watcher {
         let is_patient = |file: &Seen| file.age() < PATIENCE;
         let mut dealt_with = Vec::new();
         let mut failed = None;
-        for chunk in files.chunks(AT_ONCE * 4) {
+        for chunk in files.chunks(NOTED) {
             if *self.stop.borrow() {
                 return Ok(());
             }

@@ -98,6 +98,11 @@ impl Store {
         Ok(Self { place, writer: Arc::new(writer) })
     }
 
+    /// Whether it is on a server, and several processes may write to it.
+    pub fn is_shared(&self) -> bool {
+        matches!(*self.place, StorePlace::Server(_))
+    }
+
     /// Runs `work` in a transaction that is durable when this returns. When it fails, nothing of it is kept.
     async fn write<T: Send + 'static>(
         &self,
