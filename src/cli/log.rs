@@ -111,6 +111,7 @@ impl FilterArguments {
             instead_of: Vec::new(),
             states: self.state.clone(),
             since: self.since.as_deref().map(|text| since(text, Clock::default().now())).transpose()?,
+            told_after: None,
             most: self.most,
         })
     }

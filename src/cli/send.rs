@@ -90,9 +90,10 @@ pub(super) async fn send_all(desk: &Desk, store: &Store, folder: &Path) -> anyho
     if !folder.is_dir() {
         return Err(Misuse(format!("{} is not a folder", folder.display())).into());
     }
+    let tenant = &desk.tenant.name;
+    let told_after = Some((tenant.clone(), store.last_record(tenant)?));
     let sending = Sending::start(desk, store).await?;
     let mut tally = Tally::default();
-    let started = Clock::default().now();
     let told = |file: Seen, result| match result {
         Ok(taken) => tally.count(&file.path.to_string_lossy(), &taken),
         Err(error) => tally.fail(&chain(&error)),
@@ -102,12 +103,12 @@ pub(super) async fn send_all(desk: &Desk, store: &Store, folder: &Path) -> anyho
     sending.while_taking(taking).await;
     let mut is_paused = false;
     let falls_back = desk.tenant.fallback.is_some();
-    while !is_paused && !store.is_idle(desk.tenant.name.clone(), falls_back).await? {
+    while !is_paused && !store.is_idle(tenant.clone(), falls_back).await? {
         sending.pause().await?;
-        is_paused = store.is_paused(desk.tenant.name.clone()).await?;
+        is_paused = store.is_paused(tenant.clone()).await?;
     }
     sending.end().await?;
-    let since = Filter { tenant: Some(desk.tenant.name.clone()), since: Some(started), ..Filter::default() };
+    let since = Filter { told_after, ..Filter::default() };
     let (mut by_state, rows) = (BTreeMap::new(), store.deliveries(&since)?);
     for row in &rows {
         *by_state.entry(row.state.as_str()).or_insert(0_usize) += 1;

@@ -31,6 +31,9 @@ pub struct Filter {
     pub states: Vec<State>,
     /// Changed at this moment or later.
     pub since: Option<Timestamp>,
+    /// Those that the log of this tenant tells of behind this record: what has changed since, found without a look at
+    /// all others.
+    pub told_after: Option<(String, i64)>,
     /// The most rows, the newest.
     pub most: Option<u32>,
 }
@@ -218,6 +221,12 @@ impl Store {
         })
     }
 
+    /// The number of the last record in a tenant's log.
+    pub fn last_record(&self, tenant: &str) -> Answer<i64> {
+        let sql = "SELECT number FROM chains WHERE tenant = $1";
+        Ok(self.read(|tx| tx.first(sql, args![tenant], |row| row.get(0)))?.unwrap_or(0))
+    }
+
     /// The whole chain of a tenant's log, oldest first.
     pub fn chain(&self, tenant: &str) -> Answer<Vec<LogRow>> {
         let sql = "SELECT number, record, content, hash FROM log WHERE tenant = $1 ORDER BY number";
@@ -347,6 +356,12 @@ pub(super) fn list(tx: &Tx<'_>, filter: &Filter) -> Result<Vec<DeliveryRow>> {
     if let Some(since) = filter.since {
         chosen.values.push(Arg::from(since));
         chosen.conditions.push(format!("d.changed_at >= ${}", chosen.values.len()));
+    }
+    if let Some((tenant, number)) = &filter.told_after {
+        chosen.values.extend([Arg::from(tenant), Arg::from(*number)]);
+        let (tenant, number) = (chosen.values.len() - 1, chosen.values.len());
+        let told = format!("SELECT delivery FROM log WHERE tenant = ${tenant} AND number > ${number}");
+        chosen.conditions.push(format!("d.id IN ({told})"));
     }
     let Where { mut conditions, values } = chosen;
     if conditions.is_empty() {

@@ -70,6 +70,7 @@ on_both_engines! {
     a_person_may_do_what_the_state_allows_and_nothing_else,
     an_update_is_not_tried_again_after_a_newer_one_may_have_arrived,
     what_has_no_message_cannot_be_let_go,
+    what_the_log_tells_of_behind_a_record_is_what_has_changed_since,
     the_secret_is_made_once_for_each_store,
     two_hundred_at_once_are_all_kept_in_one_unbroken_chain,
     what_comes_at_once_about_the_same_is_done_once,
@@ -286,6 +287,25 @@ async fn a_revision_is_stored_with_its_delivery_and_the_same_bytes_again_change_
     let raw = kept.store.revision(key.clone(), Digest::of(b"acme call 7")).await.unwrap();
     assert_eq!(raw.as_deref(), Some(&b"acme call 7"[..]));
     assert_eq!(kept.store.revision(key, Digest::of(b"never seen")).await.unwrap(), None);
+}
+
+async fn what_the_log_tells_of_behind_a_record_is_what_has_changed_since(engine: Engine) {
+    let kept = Kept::new(engine).await;
+    assert_eq!(kept.store.last_record("acme").unwrap(), 0, "no log yet");
+    let before = [kept.accept(first("acme", 1)).await, kept.accept(first("acme", 2)).await];
+    kept.accept(first("other", 3)).await;
+    let since = kept.store.last_record("acme").unwrap();
+    let lease = kept.begin_one("acme", at(0)).await;
+    let settled = lease.delivery;
+    kept.finish(lease, Outcome::Accepted, at(1)).await;
+    let fresh = kept.accept(first("acme", 4)).await;
+    kept.accept(first("other", 5)).await;
+    let told = |after| {
+        let filter = Filter { told_after: Some(("acme".to_owned(), after)), ..Filter::default() };
+        kept.store.deliveries(&filter).unwrap().into_iter().map(|row| row.id).collect::<Vec<_>>()
+    };
+    assert_eq!(told(since), [settled, fresh]);
+    assert_eq!(told(0), [before[0], before[1], fresh]);
 }
 
 async fn what_is_planned_decides_state_due_and_message(engine: Engine) {
