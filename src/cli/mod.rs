@@ -126,7 +126,8 @@ pub fn main() -> ExitCode {
         if error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe) {
             return Exit::Done;
         }
-        drop(writeln!(io::stderr(), "aftercall: {error:#}"));
+        // In one piece: others may write to the same place.
+        drop(io::stderr().write_all(format!("aftercall: {error:#}\n").as_bytes()));
         match (receives, error.is::<Misuse>(), error.is::<Problems>()) {
             (true, true, _) => Exit::Usage,
             (true, _, true) => Exit::BadConfig,
