@@ -98,9 +98,16 @@ impl HelperDef for Any {
 
 /// Registers every helper for one language and form.
 pub fn register(engine: &mut Handlebars<'_>, form: Form, language: &Arc<Language>, zone: Option<&TimeZone>) {
+    top::register(engine, form);
+    let mut add_both = |name: &str, helper: &dyn Fn() -> Box<dyn HelperDef + Send + Sync>| {
+        engine.register_helper(name, helper());
+        engine.register_helper(&form_of(name), helper());
+    };
+    add_both("any", &|| Box::new(Any));
+    add_both("block", &|| Box::new(Markup(form, block)));
+    add_both("link", &|| Box::new(Markup(form, link)));
     let mut add = |name: &str, function: Function| {
-        engine.register_helper(&form_of(name), Box::new(ValueHelper(Arc::clone(&function))));
-        engine.register_helper(name, Box::new(ValueHelper(function)));
+        add_both(name, &|| Box::new(ValueHelper(Arc::clone(&function))));
     };
     let speaks = Arc::clone(language);
     add("label", Arc::new(move |of| label(&speaks, &of(0)?, form)));
@@ -121,16 +128,6 @@ pub fn register(engine: &mut Handlebars<'_>, form: Form, language: &Arc<Language
     let (tag, direction) = (language.tag().to_owned(), language.direction());
     add("language", Arc::new(move |_| Some(tag.clone())));
     add("direction", Arc::new(move |_| Some(direction.to_owned())));
-    for name in ["any".to_owned(), form_of("any")] {
-        engine.register_helper(&name, Box::new(Any));
-    }
-    for name in ["block".to_owned(), form_of("block")] {
-        engine.register_helper(&name, Box::new(Markup(form, block)));
-    }
-    for name in ["link".to_owned(), form_of("link")] {
-        engine.register_helper(&name, Box::new(Markup(form, link)));
-    }
-    top::register(engine, form);
 }
 
 /// What a helper writes for a literal, where that depends on the language alone; escaped for the form.
@@ -202,11 +199,10 @@ fn block(form: Form, text: &str) -> String {
 fn link(form: Form, text: &str) -> String {
     let lower = text.to_ascii_lowercase();
     let is_web = lower.starts_with("https://") || lower.starts_with("http://");
-    let escaped = handlebars::html_escape(text);
+    let escaped = form.escaped(text);
     match form {
-        Form::Text => text.to_owned(),
         Form::Html if is_web => format!("<a href=\"{escaped}\">{escaped}</a>"),
-        Form::Html => escaped,
+        Form::Html | Form::Text => escaped.into_owned(),
     }
 }
 

@@ -42,6 +42,7 @@ fn prepare_call(helper: &mut HelperTemplate, has_form: &dyn Fn(&str) -> bool) {
     for parameter in &mut helper.params {
         if let Parameter::Subexpression(inner) = parameter
             && let TemplateElement::Expression(inner) = &mut *inner.element
+            && !inner.params.is_empty()
         {
             prepare_call(inner, has_form);
         }
@@ -198,6 +199,14 @@ mod tests {
                 let rendered = engine.render("t", &data).unwrap().replace(['\u{a0}', '\u{202f}'], " ");
                 assert_eq!(rendered, written, "{source}");
             }
+        }
+        // What the engine refuses while it renders stays as it is.
+        for source in ["{{#if (s)}}x{{/if}}", "{{#if}}x{{/if}}"] {
+            let mut template = Template::compile(source).unwrap();
+            prepare(&mut template, &|helper| helpers::NAMES.contains(&helper));
+            assert_eq!(template, Template::compile(source).unwrap(), "{source}");
+            engine.register_template("t", template);
+            assert!(engine.render("t", &data).is_err(), "{source}");
         }
     }
 }
