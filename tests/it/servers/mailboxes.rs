@@ -16,8 +16,10 @@ use super::{User, free_port, text};
 use crate::inbox::{inbounds, mail, mails, names, quarantined, site};
 use crate::support::{Site, TenantFile, call, header, parsed, until};
 
-/// A Postfix that tries again every second.
-const IMPATIENT: &str = "queue_run_delay = 1s\nminimal_backoff_time = 1s\nmaximal_backoff_time = 1s";
+/// A Postfix that looks every second for what it may try again. It takes up a mail up to a second
+/// before its time: with a backoff of one second that is before the agent that had it last has
+/// closed it, and such a mail is put off for a minute.
+const IMPATIENT: &str = "queue_run_delay = 1s\nminimal_backoff_time = 3s\nmaximal_backoff_time = 3s";
 
 /// A Dovecot with a certificate, and the authority that vouches for it.
 struct Server {
