@@ -9,11 +9,12 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use jiff::Timestamp;
 use lettre::Message;
+use lettre::address::Envelope;
 use lettre::message::header::{
     ContentDisposition, ContentTransferEncoding, ContentType, HeaderName, HeaderValue,
 };
 use lettre::message::{Body, Mailbox, MultiPart, SinglePart};
-use memchr::{memchr, memchr2_iter, memmem};
+use memchr::{memchr, memchr_iter, memmem};
 
 use crate::address::{Address, BadAddress};
 use crate::config::profile::{ReplyTo, fill};
@@ -149,7 +150,7 @@ pub fn compose(
         ReplyTo::Absent => None,
         ReplyTo::Token => Some(bounces.tagged(&token(Place::ReplyTo))?),
     };
-    let message = message(parts, tenant, &message_token, reply_to.as_ref(), now)
+    let message = message(parts, tenant, &message_token, &envelope_from, reply_to.as_ref(), now)
         .map_err(|source| ComposeError::Message { recipient: recipient.clone(), source })?;
     let wire = message.formatted();
     // The attachment is the last part: what stands behind it is the end of the whole.
@@ -162,6 +163,7 @@ fn message(
     parts: &Parts<'_>,
     tenant: &Tenant,
     token: &str,
+    envelope_from: &Address,
     reply_to: Option<&Address>,
     now: Timestamp,
 ) -> Result<Message, Box<dyn std::error::Error + Send + Sync>> {
@@ -171,7 +173,10 @@ fn message(
         |name: Option<&String>, address: &Address| -> Result<Mailbox, lettre::address::AddressError> {
             Ok(Mailbox::new(name.cloned(), address.as_str().parse()?))
         };
+    // The builder would read it from the headers that it has just written.
+    let envelope = Envelope::new(Some(envelope_from.as_str().parse()?), vec![parts.recipient.as_str().parse()?])?;
     let mut builder = Message::builder()
+        .envelope(envelope)
         .from(mailbox(tenant.sender.name.as_ref(), &tenant.sender.address)?)
         .to(mailbox(None, parts.recipient)?)
         .subject(texts.subject)
@@ -298,15 +303,18 @@ pub fn safe_text(wire: &[u8]) -> Result<&str, &'static str> {
     if memchr(0, wire).is_some() {
         return Err("the message has a NUL");
     }
-    let mut line = 0;
-    for at in memchr2_iter(b'\r', b'\n', wire) {
-        match wire[at] {
-            b'\r' if wire.get(at + 1) != Some(&b'\n') => return Err("the message has a bare CR"),
-            b'\n' if at == 0 || wire[at - 1] != b'\r' => return Err("the message has a bare LF"),
-            b'\n' => line = at + 1,
-            _ if at - line > 998 => return Err("the message has a line of more than 998 octets"),
-            _ => {}
+    let (mut line, mut lines) = (0, 0);
+    for at in memchr_iter(b'\n', wire) {
+        if at == 0 || wire[at - 1] != b'\r' {
+            return Err("the message has a bare LF");
         }
+        if at - line > 999 {
+            return Err("the message has a line of more than 998 octets");
+        }
+        (line, lines) = (at + 1, lines + 1);
+    }
+    if memchr_iter(b'\r', wire).count() != lines {
+        return Err("the message has a bare CR");
     }
     Ok(text)
 }

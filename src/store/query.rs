@@ -283,9 +283,12 @@ const MOST_INBOUNDS: u32 = 1000;
 
 const REVISIONS: &str =
     "SELECT updated_at, digest, source, accepted_at FROM revisions WHERE session = $1 ORDER BY id";
+/// Those that have ended, and the one that a delivery is in the midst of.
 const ATTEMPTS: &str = "SELECT a.delivery, a.number, a.began_at, a.ended_at, a.outcome, a.relay, a.tls, a.stage, a.code, \
-    a.enhanced, a.answer FROM attempts a JOIN deliveries d ON d.id = a.delivery WHERE d.session = $1 \
-    ORDER BY a.delivery, a.number";
+    a.enhanced, a.answer FROM attempts a JOIN deliveries d ON d.id = a.delivery \
+    WHERE d.session = $1 AND a.ended_at IS NOT NULL \
+    UNION ALL SELECT id, attempts, changed_at, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL FROM deliveries \
+    WHERE session = $1 AND state = 'sending' ORDER BY 1, 2";
 const RECORDS: &str = "SELECT number, record, content, hash FROM log WHERE session = $1 ORDER BY number";
 
 fn revision(row: &Row<'_>) -> Result<RevisionRow> {

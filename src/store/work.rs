@@ -300,8 +300,8 @@ const BEGINS: &str = "SELECT d.attempts + 1, d.target, m.envelope_from, m.head, 
     FROM deliveries d JOIN messages m ON m.delivery = d.id JOIN revisions r ON r.id = d.revision \
     WHERE d.id = $1 AND d.lease = $2 AND d.state = 'leased' \
     AND EXISTS (SELECT 1 FROM instances i WHERE i.id = d.owner)";
-/// Whose attempt ends, where the lease is still good.
-const ENDS: &str = "SELECT d.target, d.created_at, s.id, s.kind, s.number, s.salt FROM deliveries d \
+/// Whose attempt ends, where the lease is still good. What is being sent was changed last when the attempt began.
+const ENDS: &str = "SELECT d.target, d.created_at, d.changed_at, s.id, s.kind, s.number, s.salt FROM deliveries d \
     JOIN sessions s ON s.id = d.session WHERE d.id = $1 AND d.lease = $2 AND d.state = 'sending'";
 
 fn begin(tx: &Tx<'_>, lease: &Lease, now: Timestamp) -> Result<Option<Begun>> {
@@ -324,10 +324,6 @@ fn begin(tx: &Tx<'_>, lease: &Lease, now: Timestamp) -> Result<Option<Begun>> {
         "UPDATE deliveries SET state = 'sending', attempts = $1, changed_at = $2 WHERE id = $3",
         args![work.attempt, now, lease.delivery.0],
     )?;
-    tx.execute(
-        "INSERT INTO attempts (delivery, number, began_at) VALUES ($1, $2, $3)",
-        args![lease.delivery.0, work.attempt, now],
-    )?;
     reached(Step::BeginWritten);
     Ok(Some((work, raw, tail)))
 }
@@ -341,18 +337,21 @@ fn finish(
     now: Timestamp,
 ) -> Result<Option<Next>> {
     let held = tx.first(ENDS, args![lease.delivery.0, lease.number], |row| {
-        Ok((row.get::<String>(0)?, moment(row, 1)?, session(row, 2)?))
+        Ok((row.get::<String>(0)?, moment(row, 1)?, moment(row, 2)?, session(row, 3)?))
     })?;
-    let Some((recipient, created, session)) = held else { return Ok(None) };
+    let Some((recipient, created, began, session)) = held else { return Ok(None) };
     let next = next(report, retry, lease.delivery, attempt, created, now);
     tx.execute(
         "UPDATE deliveries SET state = $1, reason = $2, due = $3, changed_at = $4 WHERE id = $5",
         args![next.state.as_str(), &next.reason, next.due, now, lease.delivery.0],
     )?;
     tx.execute(
-        "UPDATE attempts SET ended_at = $1, outcome = $2, relay = $3, tls = $4, stage = $5, code = $6, enhanced = $7, \
-         answer = $8 WHERE delivery = $9 AND number = $10",
+        "INSERT INTO attempts (delivery, number, began_at, ended_at, outcome, relay, tls, stage, code, enhanced, answer) \
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)",
         args![
+            lease.delivery.0,
+            attempt,
+            began,
             now,
             report.outcome.as_str(),
             &report.relay,
@@ -360,9 +359,7 @@ fn finish(
             &*report.stage,
             report.code,
             report.enhanced.as_ref(),
-            &report.text,
-            lease.delivery.0,
-            attempt
+            &report.text
         ],
     )?;
     let content = json!({
@@ -428,6 +425,8 @@ fn recover(tx: &Tx<'_>, tenant: &str, instance: Instance, retry: &Retry, now: Ti
             replies: Vec::new(),
             retry_after: None,
         };
+        // An earlier program has written down that it began.
+        tx.execute("DELETE FROM attempts WHERE delivery = $1 AND number = $2", args![lease.delivery.0, *attempt])?;
         finish(tx, lease, *attempt, &report, retry, now)?;
     }
     Ok(begun.len())

@@ -10,7 +10,7 @@ use aftercall::compose::Composed;
 use aftercall::config::StorePlace;
 use aftercall::config::rate::Budget;
 use aftercall::config::tenant::{Channel, Retry};
-use aftercall::ids::{DeliveryId, Digest, SessionKey};
+use aftercall::ids::{DeliveryId, Digest, Kind, SessionKey, SessionName};
 use aftercall::log::FIRST;
 use aftercall::outbox::{Outcome, Report, STATES, State};
 use aftercall::plan::{History, Past};
@@ -728,6 +728,9 @@ async fn a_store_of_an_earlier_program_goes_on_where_it_was() {
         1,
         "its attempt is uncertain"
     );
+    let session = SessionName { kind: Kind::Call, number: 7 };
+    let attempts = store.stories(session, Some("acme")).unwrap().remove(0).attempts;
+    assert_eq!((attempts.len(), attempts[0].outcome.as_deref()), (1, Some("uncertain")));
     let next = store.chain("acme").unwrap().remove(1);
     assert_eq!(next.hash, Digest::of_parts(&[&end.0, next.record.as_bytes()]), "the chain goes on");
 }

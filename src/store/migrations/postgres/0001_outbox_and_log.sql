@@ -64,7 +64,8 @@ CREATE TABLE messages (
   wire BYTEA NOT NULL
 );
 
--- A row without an outcome is an attempt that began and was not seen to end.
+-- The attempts that have ended. Of one that has not, the delivery in state sending tells since when. A row without an
+-- outcome is such a one of an earlier program.
 CREATE TABLE attempts (
   delivery BIGINT NOT NULL REFERENCES deliveries (id),
   number BIGINT NOT NULL,
