@@ -174,7 +174,8 @@ fn message(
             Ok(Mailbox::new(name.cloned(), address.as_str().parse()?))
         };
     // The builder would read it from the headers that it has just written.
-    let envelope = Envelope::new(Some(envelope_from.as_str().parse()?), vec![parts.recipient.as_str().parse()?])?;
+    let envelope =
+        Envelope::new(Some(envelope_from.as_str().parse()?), vec![parts.recipient.as_str().parse()?])?;
     let mut builder = Message::builder()
         .envelope(envelope)
         .from(mailbox(tenant.sender.name.as_ref(), &tenant.sender.address)?)

@@ -1,10 +1,10 @@
 //! The tenants' log chains for the length of one transaction: their ends, and the records that are put behind them.
 
 use std::cell::RefCell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::SessionRow;
-use super::engine::{Engine, Result, Tx, args};
+use super::engine::{Engine, Foresight, Result, Tx, args};
 use crate::ids::{DeliveryId, Digest};
 use crate::log::{Entry, FIRST, Sealed, seal};
 
@@ -18,6 +18,10 @@ pub(super) enum Scope {
     /// Nobody's: only the program's own.
     Nobody,
 }
+
+const END: &str = "SELECT tenant, number, hash FROM chains WHERE tenant = $1";
+/// The same, and nobody else changes it until the transaction ends.
+const LOCKED_END: &str = "SELECT tenant, number, hash FROM chains WHERE tenant = $1 FOR UPDATE";
 
 /// The ends of chains by tenant, and what is not written yet.
 #[derive(Default)]
@@ -43,41 +47,46 @@ struct Appended {
 }
 
 impl Chains {
-    /// Reads the ends of all chains that the work may append to. On a shared engine this is what makes tenants' writers
-    /// wait for each other: the rows stay locked until the transaction ends. They are locked in one order, so that
-    /// no two transactions wait for each other in a circle.
-    pub(super) fn load(&self, engine: &Engine, scopes: &[Scope]) -> Result<()> {
+    /// Reads the ends of all chains that the work may append to, and asks what the work will ask first. On a shared
+    /// engine this is what makes tenants' writers wait for each other: the rows stay locked until the transaction ends,
+    /// and whatever is asked behind them is answered after they are. They are locked in one order, so that no two
+    /// transactions wait for each other in a circle.
+    pub(super) fn load(&self, engine: &Engine, scopes: &[Scope], work: &[&Foresight]) -> Result<()> {
         let tx = Tx { engine, chains: self };
-        let lock = if engine.is_shared() { " FOR UPDATE" } else { "" };
         let read = |row: &super::engine::Row<'_>| {
             let end = End { number: row.get(1)?, hash: row.digest(2)?, is_changed: false };
             Ok((row.get::<String>(0)?, end))
         };
         if scopes.contains(&Scope::All) {
+            let lock = if engine.is_shared() { " FOR UPDATE" } else { "" };
             let sql = format!("SELECT tenant, number, hash FROM chains ORDER BY tenant{lock}");
             self.ends.borrow_mut().extend(tx.query(&sql, &[], read)?);
-            return Ok(());
+            return engine.foresee(work);
         }
-        let mut tenants: Vec<&str> = scopes
+        let tenants: BTreeSet<&str> = scopes
             .iter()
             .filter_map(|scope| match scope {
                 Scope::Tenant(tenant) => Some(tenant.as_str()),
                 Scope::All | Scope::Nobody => None,
             })
             .collect();
-        tenants.sort_unstable();
-        tenants.dedup();
+        let sql = if engine.is_shared() { LOCKED_END } else { END };
+        let ends: Vec<Foresight> =
+            tenants.iter().map(|tenant| Foresight::of(sql, args![*tenant], 0)).collect();
+        engine.foresee(&ends.iter().chain(work.iter().copied()).collect::<Vec<_>>())?;
+        let mut has_new = false;
         for tenant in tenants {
-            let sql = format!("SELECT tenant, number, hash FROM chains WHERE tenant = $1{lock}");
-            let mut found = tx.first(&sql, args![tenant], read)?;
+            let mut found = tx.first(sql, args![tenant], read)?;
             if found.is_none() {
                 let fresh = "INSERT INTO chains VALUES ($1, 0, $2) ON CONFLICT DO NOTHING";
                 tx.execute(fresh, args![tenant, &FIRST])?;
-                found = tx.first(&sql, args![tenant], read)?;
+                found = tx.first(sql, args![tenant], read)?;
+                has_new = true;
             }
             self.ends.borrow_mut().extend(found);
         }
-        Ok(())
+        // Nothing was locked before what the work asks was answered.
+        if has_new { engine.foresee(work) } else { Ok(()) }
     }
 
     /// Writes the new records, all together, and the new ends.

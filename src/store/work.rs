@@ -426,7 +426,10 @@ fn recover(tx: &Tx<'_>, tenant: &str, instance: Instance, retry: &Retry, now: Ti
             retry_after: None,
         };
         // An earlier program has written down that it began.
-        tx.execute("DELETE FROM attempts WHERE delivery = $1 AND number = $2", args![lease.delivery.0, *attempt])?;
+        tx.execute(
+            "DELETE FROM attempts WHERE delivery = $1 AND number = $2",
+            args![lease.delivery.0, *attempt],
+        )?;
         finish(tx, lease, *attempt, &report, retry, now)?;
     }
     Ok(begun.len())

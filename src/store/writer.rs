@@ -100,6 +100,8 @@ fn serve(engine: &Engine, place: &Arc<StorePlace>, mut queue: mpsc::Receiver<Box
     let mut group = Vec::with_capacity(GROUP);
     let mut broken = None;
     while queue.blocking_recv_many(&mut group, GROUP) > 0 {
+        // All of them wait: those that add the most come first, so that what they add can go out together.
+        group.sort_by_key(|job| job.foresight().is_none_or(|foresight| foresight.ids == 0));
         let done = unless_broken(engine, place, &mut group, &mut broken);
         if matches!(done, Ok(true)) || group.len() == 1 {
             answer(place, group.drain(..), done);
@@ -137,10 +139,8 @@ fn transaction(engine: &Engine, jobs: &mut [Box<dyn Job>]) -> Result<bool> {
     let run = |jobs: &mut [Box<dyn Job>]| {
         engine.begin()?;
         let scopes: Vec<Scope> = jobs.iter().map(|job| job.scope()).collect();
-        chains.load(engine, &scopes)?;
-        if let Some(all) = jobs.iter().map(|job| job.foresight()).collect::<Option<Vec<_>>>() {
-            engine.foresee(&all)?;
-        }
+        let foresight: Option<Vec<&Foresight>> = jobs.iter().map(|job| job.foresight()).collect();
+        chains.load(engine, &scopes, &foresight.unwrap_or_default())?;
         if !jobs.iter_mut().all(|job| job.work(&tx)) {
             return Ok(false);
         }

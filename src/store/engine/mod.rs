@@ -3,6 +3,7 @@
 //! The verbs above are written once. They see a transaction ([`Tx`]), give it SQL that both engines read, with
 //! `$1`, `$2` for the values in the order of their first use, and get rows of four kinds of value.
 
+mod added;
 mod postgres;
 mod sqlite;
 
@@ -253,11 +254,18 @@ impl Tx<'_> {
     }
 }
 
-/// The places of so many rows of so many values: `($1,$2),($3,$4)`.
+/// The places of so many rows of so many values: `($1, $2), ($3, $4)`.
 fn places(rows: usize, values: usize) -> String {
-    let row =
-        |row: usize| (1..=values).map(|at| format!("${}", row * values + at)).collect::<Vec<_>>().join(",");
-    (0..rows).map(|at| format!("({})", row(at))).collect::<Vec<_>>().join(",")
+    let mut places = String::new();
+    for at in 0..rows * values {
+        places.push_str(match (at, at % values) {
+            (0, _) => "($",
+            (_, 0) => "), ($",
+            _ => ", $",
+        });
+        places.push_str(&(at + 1).to_string());
+    }
+    places + ")"
 }
 
 /// What a column can be read as, on both engines.

@@ -17,6 +17,7 @@ use tokio_postgres::types::{IsNull, ToSql, Type, to_sql_checked};
 use tokio_postgres::{Client, Config, Row, Statement};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
+use super::added::Added;
 use super::{Arg, Fault, Foresight, Result, Value};
 use crate::config::secret::Secret;
 use crate::deliver::tls;
@@ -43,6 +44,7 @@ pub(in crate::store) struct Session {
     runtime: Runtime,
     client: Arc<Client>,
     statements: RefCell<HashMap<String, Statement>>,
+    added: RefCell<Added>,
     gathered: RefCell<Vec<(Statement, Vec<Value>)>>,
     /// What went out and was not answered yet.
     sent: RefCell<Vec<JoinHandle<std::result::Result<(), tokio_postgres::Error>>>>,
@@ -103,9 +105,9 @@ impl Session {
         // built without it keeps to its own way.
         drop(runtime.block_on(client.batch_execute("SET default_toast_compression = 'lz4'")));
         let (client, statements) = (Arc::new(client), RefCell::default());
-        let (gathered, sent) = (RefCell::default(), RefCell::default());
+        let (added, gathered, sent) = (RefCell::default(), RefCell::default(), RefCell::default());
         let (foreseen, ids) = (RefCell::default(), RefCell::default());
-        Ok(Self { runtime, client, statements, gathered, sent, foreseen, ids })
+        Ok(Self { runtime, client, statements, added, gathered, sent, foreseen, ids })
     }
 
     /// Brings the schema up to date and says which version was found; a newer one is left alone.
@@ -134,11 +136,36 @@ impl Session {
         Ok(statement)
     }
 
-    fn gather(&self, statement: Statement, values: Vec<Value>) {
+    /// Puts a statement behind those that are gathered; a row that it adds waits for others like it.
+    fn gather(&self, sql: &str, values: Vec<Value>) -> Result<()> {
+        let kept = self.added.borrow_mut().keep(sql, values);
+        match kept {
+            Ok(false) => Ok(()),
+            Ok(true) => {
+                self.gather_added(sql)?;
+                self.send();
+                Ok(())
+            }
+            Err(values) => {
+                self.gather_added(sql)?;
+                self.put(sql, values)
+            }
+        }
+    }
+
+    /// Puts the rows that a statement may find behind what is gathered.
+    fn gather_added(&self, before: &str) -> Result<()> {
+        let added = self.added.borrow_mut().before(before);
+        added.into_iter().try_for_each(|(sql, values)| self.put(&sql, values))
+    }
+
+    fn put(&self, sql: &str, values: Vec<Value>) -> Result<()> {
+        let statement = self.prepared(sql)?;
         self.gathered.borrow_mut().push((statement, values));
         if self.gathered.borrow().len() >= HANDFUL {
             self.send();
         }
+        Ok(())
     }
 
     /// Sends what is gathered; the answers come later.
@@ -163,6 +190,7 @@ impl Session {
 
     /// Sends everything, the questions last, and waits for all answers.
     fn answers(&self, questions: &[(Statement, &[Value])]) -> Result<Vec<Vec<Row>>> {
+        self.gather_added("SELECT")?;
         if !self.gathered.borrow().is_empty() {
             self.send();
         }
@@ -222,6 +250,7 @@ impl Session {
     }
 
     pub(super) fn roll_back(&self) {
+        self.added.take();
         self.gathered.take();
         self.sent.take();
         self.foreseen.take();
@@ -229,16 +258,13 @@ impl Session {
     }
 
     pub(super) fn execute(&self, sql: &str, args: &[Arg<'_>]) -> Result<()> {
-        let statement = self.prepared(sql)?;
-        self.gather(statement, args.iter().map(Value::from).collect());
-        Ok(())
+        self.gather(sql, args.iter().map(Value::from).collect())
     }
 
     pub(super) fn insert(&self, sql: &str, args: &[Arg<'_>]) -> Result<i64> {
         let id = self.next_id()?;
         let values = std::iter::once(Value::Integer(id)).chain(args.iter().map(Value::from));
-        let statement = self.prepared(sql)?;
-        self.gather(statement, values.collect());
+        self.gather(sql, values.collect())?;
         Ok(id)
     }
 
