@@ -20,9 +20,9 @@ use crate::config::webhook::Webhook;
 use crate::flow::desk::Desk;
 use crate::flow::dispatch::{Dispatcher, Wake};
 use crate::flow::gate::{Gates, gates};
-use crate::flow::intake::{Document, Taken, chain, take};
+use crate::flow::intake::{Document, Input, Taken, chain, read_document, take};
 use crate::flow::presence::Presence;
-use crate::flow::watch::{Seen, read_document, session_files, take_files};
+use crate::flow::watch::{Seen, session_files, take_files};
 use crate::ids::DeliveryId;
 use crate::outbox::State;
 use crate::plan::Timing;
@@ -136,7 +136,7 @@ async fn take_each(desk: &Desk, store: &Store, files: &[PathBuf]) -> anyhow::Res
         match document {
             Ok(document) => {
                 let name = document.source.clone();
-                let taken = take(desk, store, document, Timing::Now, false).await?;
+                let taken = take(desk, store, Input::Document(document), Timing::Now, false).await?;
                 tally.count(&name, &taken);
             }
             Err(error) => tally.fail(&format!("{error:#}")),

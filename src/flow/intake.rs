@@ -5,6 +5,7 @@
 
 use std::num::NonZero;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, LazyLock, Mutex, PoisonError, mpsc};
 
 use tokio::sync::oneshot;
@@ -47,6 +48,25 @@ pub struct Document {
     pub bytes: Arc<Vec<u8>>,
 }
 
+/// What is to be taken.
+#[derive(Debug)]
+pub enum Input {
+    /// A file that was read.
+    Document(Document),
+    /// One that is to be read.
+    File(PathBuf),
+}
+
+impl Input {
+    /// Its name, for people.
+    fn name(&self) -> String {
+        match self {
+            Self::Document(document) => document.source.clone(),
+            Self::File(path) => path.to_string_lossy().into_owned(),
+        }
+    }
+}
+
 /// What became of a file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Taken {
@@ -68,6 +88,15 @@ pub enum IntakeError {
     /// The store failed.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// It cannot be read.
+    #[error("cannot read {path}")]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// The system's reason.
+        #[source]
+        source: std::io::Error,
+    },
     /// The work ended in a fault of this program.
     #[error("the file {0} could not be worked on")]
     Worker(String),
@@ -77,50 +106,70 @@ pub enum IntakeError {
 pub async fn take(
     desk: &Desk,
     store: &Store,
-    document: Document,
+    file: Input,
     timing: Timing,
     patient: bool,
 ) -> Result<Taken, IntakeError> {
-    let document = Arc::new(document);
-    let (mut history, mut followed) = (History::default(), None);
+    let (mut file, mut known) = (file, (History::default(), None));
     loop {
-        let work = Work { desk: desk.clone(), document: Arc::clone(&document), history, followed, timing };
-        let step = on_worker(&document.name, move || work.step()).await?;
-        let accepted = match step {
-            Ok(Step::Accept(accepted)) => accepted,
-            Ok(Step::Compare { key, with, history: known }) => {
-                followed = store.revision(key, with).await?.map(|raw| (with, raw));
-                history = known;
-                continue;
+        let (history, followed) = known;
+        let work = Work { desk: desk.clone(), history, followed, timing };
+        let (document, step) = on_worker(file.name(), move || work.pass(file)).await??;
+        known = match step {
+            Ok(Step::Accept(accepted)) => match accept(store, *accepted).await? {
+                Ok(taken) => return Ok(taken),
+                Err(newer) => (newer, None),
+            },
+            Ok(Step::Compare { key, with, history }) => {
+                (history, store.revision(key, with).await?.map(|raw| (with, raw)))
             }
             Ok(Step::Other(what)) => return Ok(Taken::Other(what)),
             Err(fault) if fault.incomplete && patient => return Ok(Taken::Incomplete(fault)),
             Err(fault) => return quarantine(desk, store, &document, fault).await,
         };
-        let key = accepted.key.clone();
-        crash::reached(crash::Step::Composed);
-        match store.accept(*accepted).await? {
-            Acceptance::Stored(delivery) => {
-                let delivered = delivery.map(|id| id.0);
-                info!(tenant = key.tenant, session = %key.name, delivery = delivered, "accepted a revision");
-                return Ok(Taken::Stored(key, delivery));
-            }
-            Acceptance::Duplicate(delivery) => return Ok(Taken::Known(key, delivery)),
-            Acceptance::OutOfDate(newer) => (history, followed) = (newer, None),
-        }
+        file = Input::Document(document);
     }
 }
 
-/// Runs pure work off the asynchronous threads: there it would keep answers of relays from being read. A panic in it
+/// Stores what was decided; what is known beyond that, where it is out of date.
+async fn accept(store: &Store, accepted: Accepted) -> Result<Result<Taken, History>, StoreError> {
+    let key = accepted.key.clone();
+    crash::reached(crash::Step::Composed);
+    Ok(match store.accept(accepted).await? {
+        Acceptance::Stored(delivery) => {
+            let delivered = delivery.map(|id| id.0);
+            info!(tenant = key.tenant, session = %key.name, delivery = delivered, "accepted a revision");
+            Ok(Taken::Stored(key, delivery))
+        }
+        Acceptance::Duplicate(delivery) => Ok(Taken::Known(key, delivery)),
+        Acceptance::OutOfDate(newer) => Err(newer),
+    })
+}
+
+/// Reads a file, at most one octet more than `limit`, so that a huge one is refused and not held.
+pub fn read_document(path: &Path, limit: usize) -> std::io::Result<Document> {
+    use std::io::Read;
+    let file = std::fs::File::open(path)?;
+    let most = limit as u64 + 1;
+    // Room for the whole file and one octet more, so that two reads do.
+    let room = usize::try_from(file.metadata()?.len().min(most)).unwrap_or(limit) + 1;
+    let mut bytes = Vec::with_capacity(room);
+    file.take(most).read_to_end(&mut bytes)?;
+    crash::reached(crash::Step::FileRead);
+    let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    Ok(Document { name, source: path.to_string_lossy().into_owned(), bytes: bytes.into() })
+}
+
+/// Runs work off the asynchronous threads: there it would keep answers of relays from being read. A panic in it
 /// is contained and told.
 async fn on_worker<T: Send + 'static>(
-    name: &str,
+    name: String,
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T, IntakeError> {
     let (answer, answered) = oneshot::channel();
     // It is refused only when all threads are gone, and then there is no answer.
     drop(WORKERS.send(Box::new(move || drop(answer.send(work())))));
-    answered.await.map_err(|_| IntakeError::Worker(name.to_owned()))
+    answered.await.map_err(|_| IntakeError::Worker(name))
 }
 
 async fn quarantine(
@@ -143,7 +192,6 @@ async fn quarantine(
 /// One pass over a file with what is known so far.
 struct Work {
     desk: Desk,
-    document: Arc<Document>,
     history: History,
     /// The revision that a follow-up is compared with, once it is fetched.
     followed: Option<(Digest, Vec<u8>)>,
@@ -161,8 +209,19 @@ enum Step {
 }
 
 impl Work {
-    fn step(self) -> Result<Step, Fault> {
-        let Document { name, bytes, .. } = &*self.document;
+    /// The file, read now where it was not before, and what is next.
+    fn pass(self, file: Input) -> Result<(Document, Result<Step, Fault>), IntakeError> {
+        let document = match file {
+            Input::Document(document) => document,
+            Input::File(path) => read_document(&path, self.desk.session_bytes)
+                .map_err(|source| IntakeError::Unreadable { path, source })?,
+        };
+        let step = self.step(&document);
+        Ok((document, step))
+    }
+
+    fn step(self, document: &Document) -> Result<Step, Fault> {
+        let Document { name, bytes, source } = document;
         let session = match read(bytes, name, self.desk.session_bytes)? {
             Reading::Session(session) => *session,
             Reading::Other(what) => return Ok(Step::Other(what)),
@@ -200,7 +259,7 @@ impl Work {
             updated_at,
             digest,
             raw: Arc::clone(bytes),
-            source: self.document.source.clone(),
+            source: source.clone(),
             ticket,
             revisions: self.history.revisions,
             channel: tenant.channel,

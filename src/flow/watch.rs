@@ -16,7 +16,7 @@ use tracing::{info, warn};
 
 use super::desk::Desk;
 use super::dispatch::Wake;
-use super::intake::{Document, IntakeError, Taken, take};
+use super::intake::{Input, IntakeError, Taken, take};
 use crate::crash::{Step, reached};
 use crate::ids::Digest;
 use crate::plan::Timing;
@@ -117,20 +117,6 @@ fn look_at(path: PathBuf) -> Option<Seen> {
     Some(Seen { path, stamp: format!("{}-{nanoseconds}", about.len()), octets: about.len(), changed })
 }
 
-/// Reads a file, at most one octet more than `limit`, so that a huge one is refused and not held.
-pub fn read_document(path: &Path, limit: usize) -> std::io::Result<Document> {
-    use std::io::Read;
-    let file = std::fs::File::open(path)?;
-    let most = limit as u64 + 1;
-    // Room for the whole file and one octet more, so that two reads do.
-    let room = usize::try_from(file.metadata()?.len().min(most)).unwrap_or(limit) + 1;
-    let mut bytes = Vec::with_capacity(room);
-    file.take(most).read_to_end(&mut bytes)?;
-    reached(Step::FileRead);
-    let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    Ok(Document { name, source: path.to_string_lossy().into_owned(), bytes: bytes.into() })
-}
-
 /// Takes every file of `files`, several at a time, and tells what became of each.
 pub async fn take_files(
     desk: &Desk,
@@ -138,7 +124,7 @@ pub async fn take_files(
     files: Vec<Seen>,
     timing: Timing,
     is_patient: fn(&Seen) -> bool,
-    mut told: impl FnMut(Seen, Result<Taken, TakeError>),
+    mut told: impl FnMut(Seen, Result<Taken, IntakeError>),
 ) {
     let mut files = files.into_iter().peekable();
     let most = if store.is_shared() { AT_ONCE_TO_SERVER } else { AT_ONCE };
@@ -151,7 +137,7 @@ pub async fn take_files(
             let (desk, store) = (desk.clone(), store.clone());
             working.spawn(async move {
                 let patient = is_patient(&file);
-                let result = take_file(&desk, &store, &file.path, timing, patient).await;
+                let result = take(&desk, &store, Input::File(file.path.clone()), timing, patient).await;
                 (file, result)
             });
         }
@@ -164,36 +150,6 @@ pub async fn take_files(
             None => return,
         }
     }
-}
-
-/// Why a file was not taken.
-#[derive(Debug, thiserror::Error)]
-pub enum TakeError {
-    /// It cannot be read.
-    #[error("cannot read {path}")]
-    Unreadable {
-        /// The file.
-        path: PathBuf,
-        /// The system's reason.
-        #[source]
-        source: std::io::Error,
-    },
-    /// It was read and could not be stored.
-    #[error(transparent)]
-    Intake(#[from] IntakeError),
-}
-
-/// Takes one file.
-pub async fn take_file(
-    desk: &Desk,
-    store: &Store,
-    path: &Path,
-    timing: Timing,
-    patient: bool,
-) -> Result<Taken, TakeError> {
-    let unreadable = |source| TakeError::Unreadable { path: path.to_owned(), source };
-    let document = read_document(path, desk.session_bytes).map_err(unreadable)?;
-    Ok(take(desk, store, document, timing, patient).await?)
 }
 
 /// Watches one tenant's folder.
@@ -257,7 +213,7 @@ impl Watcher {
                     }
                     dealt_with.push(file);
                 }
-                Err(TakeError::Intake(IntakeError::Store(error))) => failed = Some(error),
+                Err(IntakeError::Store(error)) => failed = Some(error),
                 Err(error) => {
                     warn!(tenant = self.desk.tenant.name, cause = super::intake::chain(&error), "could not take a file; it is tried again");
                     before.insert(file.path, file.stamp);

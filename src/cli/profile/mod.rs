@@ -17,7 +17,7 @@ use crate::config::tenant::Tenant;
 use crate::config::ticket::{Identity, Names};
 use crate::config::{Config, Problems, profile_sources, profiles};
 use crate::flow::desk::Desk;
-use crate::flow::watch::read_document;
+use crate::flow::intake::read_document;
 use crate::record::client::Client;
 use crate::session::Ticket;
 use crate::store::Message;
