@@ -10,7 +10,7 @@ use handlebars::{Context, Handlebars, Helper, HelperDef, Output, RenderContext, 
 use jiff::tz::TimeZone;
 use serde_json::Value;
 
-use super::top::{self, form_of, parameter};
+use super::prepared::{self, form_of, parameter};
 use crate::locale::Language;
 use crate::session::{Stamp, text};
 
@@ -51,9 +51,9 @@ impl HelperDef for ValueHelper {
         helper: &Helper<'rc>,
         _: &'reg Handlebars<'reg>,
         context: &'rc Context,
-        _: &mut RenderContext<'reg, 'rc>,
+        rendering: &mut RenderContext<'reg, 'rc>,
     ) -> Result<ScopedJson<'rc>, RenderError> {
-        let given = |at: usize| text(parameter(helper, context, at));
+        let given = |at: usize| text(parameter(helper, context, rendering, at));
         Ok(ScopedJson::Derived((self.0)(&given).map_or(Value::Null, Value::String)))
     }
 }
@@ -84,21 +84,21 @@ impl HelperDef for Any {
         helper: &Helper<'rc>,
         _: &'reg Handlebars<'reg>,
         context: &'rc Context,
-        _: &mut RenderContext<'reg, 'rc>,
+        rendering: &mut RenderContext<'reg, 'rc>,
     ) -> Result<ScopedJson<'rc>, RenderError> {
         let is_given = |value: &Value| match value {
             Value::Array(items) => !items.is_empty(),
             Value::Object(entries) => !entries.is_empty(),
             scalar => text(Some(scalar)).is_some(),
         };
-        let mut given = (0..helper.params().len()).filter_map(|at| parameter(helper, context, at));
+        let mut given = (0..helper.params().len()).filter_map(|at| parameter(helper, context, rendering, at));
         Ok(ScopedJson::Derived(given.any(is_given).into()))
     }
 }
 
 /// Registers every helper for one language and form.
 pub fn register(engine: &mut Handlebars<'_>, form: Form, language: &Arc<Language>, zone: Option<&TimeZone>) {
-    top::register(engine, form);
+    prepared::register(engine, form);
     let mut add_both = |name: &str, helper: &dyn Fn() -> Box<dyn HelperDef + Send + Sync>| {
         engine.register_helper(name, helper());
         engine.register_helper(&form_of(name), helper());
@@ -178,10 +178,10 @@ impl HelperDef for Markup {
         helper: &Helper<'rc>,
         _: &'reg Handlebars<'reg>,
         context: &'rc Context,
-        _: &mut RenderContext<'reg, 'rc>,
+        rendering: &mut RenderContext<'reg, 'rc>,
         out: &mut dyn Output,
     ) -> Result<(), RenderError> {
-        let given = text(parameter(helper, context, 0));
+        let given = text(parameter(helper, context, rendering, 0));
         Ok(given.map_or(Ok(()), |given| out.write(&(self.1)(self.0, &given)))?)
     }
 }

@@ -8,7 +8,7 @@ pub mod changes;
 mod fold;
 pub mod guard;
 pub mod helpers;
-mod top;
+mod prepared;
 
 use std::collections::BTreeMap;
 use std::io;
@@ -223,7 +223,7 @@ impl Compiled {
                     });
                     // The engine alone tells of a name that the data does not have.
                     if missing == Missing::Nothing {
-                        top::prepare(&mut template, &|helper| helpers::NAMES.contains(&helper));
+                        prepared::prepare(&mut template, &|helper| helpers::NAMES.contains(&helper));
                     }
                     engine.register_template(name, template);
                 }

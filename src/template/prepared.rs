@@ -1,8 +1,9 @@
-//! Names that a template takes from the top of the data are prepared when it is compiled: the engine would put each
-//! path together anew for each mail, and a mail has some 200 of them.
+//! Names that a template takes from the data are prepared when it is compiled: the engine would put each path together
+//! anew for each mail, and a mail has some 300 of them.
 //!
 //! `{{#if times.ended}}` becomes a call of a helper of ours with the path as a literal, `["times", "ended"]`, and the
-//! helper walks it. What stands within `each` or `with` is relative to an entry and stays the engine's.
+//! helper walks it, from the top of the data or from the entry of the innermost `each` or `with`. What goes upwards, has
+//! an `@` or may be the parameter of a block stays the engine's.
 
 use handlebars::template::{HelperTemplate, Parameter, Template, TemplateElement};
 use handlebars::{
@@ -14,11 +15,11 @@ use serde_json::Value;
 use super::helpers::Form;
 
 /// Before the names of the helpers that take paths as literals. A template cannot name them: it has a blank.
-const TOP: &str = "top ";
+const PREPARED: &str = "prepared ";
 
 /// The name of the form of a helper that takes paths as literals.
 pub(super) fn form_of(helper: &str) -> String {
-    format!("{TOP}{helper}")
+    format!("{PREPARED}{helper}")
 }
 
 /// Prepares a template; `has_form` says whether a helper has a form that takes paths as literals.
@@ -56,14 +57,14 @@ fn prepare_call(helper: &mut HelperTemplate, has_form: &dyn Fn(&str) -> bool) {
         helper.name = Parameter::Name(form_of(&name));
         helper.params = paths;
     }
-    if !matches!(&*name, "each" | "with") {
+    if helper.block_param.is_none() {
         for inner in [&mut helper.template, &mut helper.inverse].into_iter().flatten() {
             prepare(inner, has_form);
         }
     }
 }
 
-/// A parameter that depends on nothing but the top of the data, with a path as a literal.
+/// A parameter that goes down from where it stands in the data, with its path as a literal.
 fn path(parameter: &Parameter) -> Option<Parameter> {
     match parameter {
         Parameter::Literal(Value::Array(_)) => None,
@@ -83,19 +84,33 @@ fn path(parameter: &Parameter) -> Option<Parameter> {
 }
 
 /// The value of a call's parameter, however it was called; none where the data does not have it.
-pub(super) fn parameter<'v>(helper: &'v Helper<'_>, context: &'v Context, at: usize) -> Option<&'v Value> {
+pub(super) fn parameter<'v>(
+    helper: &'v Helper<'_>,
+    context: &'v Context,
+    rendering: &'v RenderContext<'_, '_>,
+    at: usize,
+) -> Option<&'v Value> {
     let given = helper.param(at)?.value();
     match given {
-        Value::Array(keys) if helper.name().starts_with(TOP) => find(context.data(), keys),
+        Value::Array(keys) if helper.name().starts_with(PREPARED) => {
+            keys.iter().try_fold(here(context, rendering)?, |value, key| below(value, key.as_str()?))
+        }
         other => Some(other),
     }
 }
 
-fn find<'v>(data: &'v Value, keys: &[Value]) -> Option<&'v Value> {
-    keys.iter().try_fold(data, |value, key| match value {
-        Value::Array(entries) => entries.get(key.as_str()?.parse::<usize>().ok()?),
-        other => other.get(key.as_str()?),
-    })
+/// What the names of the innermost block are relative to.
+fn here<'v>(context: &'v Context, rendering: &'v RenderContext<'_, '_>) -> Option<&'v Value> {
+    let Some(block) = rendering.block() else { return Some(context.data()) };
+    let walk = || block.base_path().iter().try_fold(context.data(), |value, key| below(value, key));
+    block.base_value().or_else(walk)
+}
+
+fn below<'v>(value: &'v Value, key: &str) -> Option<&'v Value> {
+    match value {
+        Value::Array(entries) => entries.get(key.parse::<usize>().ok()?),
+        other => other.get(key),
+    }
 }
 
 /// Registers the forms of the engine's own helpers, and of a name that stands alone.
@@ -117,7 +132,7 @@ impl HelperDef for If {
         rendering: &mut RenderContext<'reg, 'rc>,
         out: &mut dyn Output,
     ) -> Result<(), RenderError> {
-        let holds = parameter(helper, context, 0).is_some_and(|value| value.is_truthy(false));
+        let holds = parameter(helper, context, rendering, 0).is_some_and(|value| value.is_truthy(false));
         let template = if holds == self.0 { helper.template() } else { helper.inverse() };
         template.map_or(Ok(()), |template| template.render(engine, context, rendering, out))
     }
@@ -132,10 +147,10 @@ impl HelperDef for Alone {
         helper: &Helper<'rc>,
         _: &'reg Handlebars<'reg>,
         context: &'rc Context,
-        _: &mut RenderContext<'reg, 'rc>,
+        rendering: &mut RenderContext<'reg, 'rc>,
         out: &mut dyn Output,
     ) -> Result<(), RenderError> {
-        match parameter(helper, context, 0) {
+        match parameter(helper, context, rendering, 0) {
             Some(Value::String(text)) => out.write(&self.0.escaped(text))?,
             Some(other) => out.write(&self.0.escaped(&other.render()))?,
             None => {}
@@ -159,6 +174,7 @@ mod tests {
         let data = json!({
             "a": {"b": "<b>", "yes": true, "none": null, "n": 12.50}, "list": ["one", {"name": "two"}], "empty": [],
             "rows": [{"name": "r1", "a": {"b": "inner"}}, {"name": null}], "at": "2026-05-11T09:42:01.000+03:00", "s": "finished",
+            "nested": [{"n": 9, "rows": [{"n": 1, "s": "finished"}, {"n": 2}]}],
         });
         let table = [
             ("{{a.b}} {{a.n}} {{a.yes}} {{a.none}}{{a}}", "&lt;b&gt; 12.5 true [object]", true),
@@ -180,10 +196,33 @@ mod tests {
             (
                 "{{#each rows}}{{name}}{{a.b}}{{#if a}}{{../s}}{{/if}}{{@index}} {{/each}}",
                 "r1innerfinished0 1 ",
+                true,
+            ),
+            ("{{#with a}}{{b}}{{#if yes}}{{n}}{{/if}}{{s}}{{/with}}", "&lt;b&gt;12.5", true),
+            ("{{#each empty}}x{{else}}{{a.b}}{{/each}}", "&lt;b&gt;", true),
+            (
+                "{{#each list}}{{this}}{{name}} {{#unless name}}-{{/unless}}{{/each}}",
+                "one -[object]two ",
+                true,
+            ),
+            ("{{#each a}}{{@key}}{{#if this}}+{{/if}}{{b}}{{/each}}", "b+n+noneyes+", true),
+            (
+                "{{#each nested}}{{#each rows}}{{n}}{{word \"status\" s}}{{../n}} {{/each}}{{n}}{{/each}}",
+                "1Finished9 29 9",
+                true,
+            ),
+            (
+                "{{#each rows}}{{#with a}}{{b}}{{#each ../../list}}{{name}}{{/each}}{{b}}{{/with}}{{/each}}",
+                "innertwoinner",
+                true,
+            ),
+            ("{{#each (lookup this \"rows\")}}{{name}}{{#if (any a.b)}}!{{/if}} {{/each}}", "r1!  ", true),
+            (
+                "{{#each rows as |row at|}}{{row.name}}{{at}}{{name}}{{#if row.a}}{{row.a.b}}{{/if}}{{/each}}",
+                "r10r1inner1",
                 false,
             ),
-            ("{{#with a}}{{b}}{{#if yes}}{{n}}{{/if}}{{/with}}", "&lt;b&gt;12.5", false),
-            ("{{#each empty}}x{{else}}{{a.b}}{{/each}}", "&lt;b&gt;", false),
+            ("{{#each rows}}{{../name}}{{#with ../a}}{{b}}{{/with}}{{/each}}", "&lt;b&gt;&lt;b&gt;", true),
             ("{{language}} {{direction}}", "en ltr", false),
         ];
         let english = Arc::new(Language::parse(include_str!("../../templates/lang/en.toml")).unwrap());
