@@ -2,7 +2,8 @@
 //!
 //! Nobody waits for a statement without an answer before the next question or the commit: a few are gathered, go out,
 //! and the server works on them while the next are made here. Rows that are added go out many with a statement
-//! ([`Added`]). The first questions of all work go out together. So a transaction of many costs few round trips. The session has a runtime of its own: nobody else waits on its thread.
+//! ([`Added`]). The first questions of all work go out together. So a transaction of many costs few round trips. The
+//! session has a runtime of its own: nobody else waits on its thread.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
