@@ -76,7 +76,7 @@ impl Wire {
             if self.received.len() >= wanted {
                 match measure(&self.received) {
                     Ok((octets, literals)) => {
-                        let response = parse(without_end(&self.received[..octets]), &literals);
+                        let response = parse(without_end(&self.received[..octets], &literals), &literals);
                         self.received.advance(octets);
                         return Ok(response);
                     }
@@ -118,9 +118,11 @@ fn measure(received: &[u8]) -> Result<(usize, Vec<Range<usize>>), usize> {
     }
 }
 
-fn without_end(line: &[u8]) -> &[u8] {
-    let line = line.strip_suffix(b"\n").unwrap_or(line);
-    line.strip_suffix(b"\r").unwrap_or(line)
+/// A response without its line end. A carriage return may be the last octet of a literal instead.
+fn without_end<'r>(response: &'r [u8], literals: &[Range<usize>]) -> &'r [u8] {
+    let line = response.strip_suffix(b"\n").unwrap_or(response);
+    let is_outside = |line: &&[u8]| literals.last().is_none_or(|literal| literal.end <= line.len());
+    line.strip_suffix(b"\r").filter(is_outside).unwrap_or(line)
 }
 
 /// The length that a line announces for the literal behind it: `{12}` at its end.
@@ -278,7 +280,7 @@ mod tests {
 
     fn read(received: &[u8]) -> Option<(Response, usize)> {
         let (octets, literals) = measure(received).ok()?;
-        Some((parse(without_end(&received[..octets]), &literals), octets))
+        Some((parse(without_end(&received[..octets], &literals), &literals), octets))
     }
 
     fn mail(uid: u32, size: Option<u32>, body: Option<&[u8]>) -> Response {
@@ -308,6 +310,7 @@ mod tests {
             (b"* 1 fetch (uid 7 body[header]<0> {2}\r\nab)\r\n", mail(7, None, Some(b"ab"))),
             (b"* 1 FETCH (FLAGS (\\Seen \"a)\") UID 7 BODY[] \"a\\\"b\")\r\n", mail(7, None, Some(b"a\"b"))),
             (b"* 1 FETCH (UID 7 BODY[] NIL)\r\n", mail(7, None, None)),
+            (b"* 1 FETCH (UID 7 BODY[] {3}\r\nab\r\n", mail(7, None, Some(b"ab\r"))),
             (b"* 1 FETCH (X {3}\r\n((( Y (a (b {2}\r\n)) c)) UID 7)\r\n", mail(7, None, None)),
         ];
         for (received, response) in table {
