@@ -3,10 +3,10 @@
 //! The same input gives the same bytes. Bodies are quoted-printable or base64, so the message is ASCII with CRLF
 //! line ends and short lines, whatever the session holds; the session's own bytes are attached untouched.
 
+mod encoding;
+
 use std::time::SystemTime;
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
 use jiff::Timestamp;
 use lettre::Message;
 use lettre::address::Envelope;
@@ -16,6 +16,7 @@ use lettre::message::header::{
 use lettre::message::{Body, Mailbox, MultiPart, SinglePart};
 use memchr::{memchr, memchr_iter, memmem};
 
+use self::encoding::{base64, base64_length, quoted_printable};
 use crate::address::{Address, BadAddress};
 use crate::config::profile::{ReplyTo, fill};
 use crate::config::tenant::Tenant;
@@ -81,7 +82,7 @@ impl Composed {
     pub fn around_attachment(&self, raw: &[u8]) -> (&[u8], Option<&[u8]>) {
         let Some(tail) = self.tail else { return (&self.wire, None) };
         let end = self.wire.len().saturating_sub(tail);
-        let start = end.saturating_sub(encoded_length(raw.len()));
+        let start = end.saturating_sub(base64_length(raw.len()));
         (&self.wire[..start], Some(&self.wire[end..]))
     }
 }
@@ -89,28 +90,10 @@ impl Composed {
 /// Puts a message together again: its head and, where it has an attachment, that and the tail behind it.
 pub fn join_attachment(mut head: Vec<u8>, raw: Option<Vec<u8>>, tail: Option<Vec<u8>>) -> Vec<u8> {
     if let (Some(raw), Some(tail)) = (raw, tail) {
-        head.extend(encode(&raw));
+        head.extend(base64(&raw));
         head.extend(tail);
     }
     head
-}
-
-/// Base64 in lines of 76 characters (RFC 2045, section 6.8), without an end of the last line.
-fn encode(raw: &[u8]) -> Vec<u8> {
-    let mut encoded = Vec::with_capacity(encoded_length(raw.len()) + 2);
-    // In one piece first: that is several times as fast as line by line.
-    for line in STANDARD.encode(raw).as_bytes().chunks(76) {
-        encoded.extend_from_slice(line);
-        encoded.extend_from_slice(b"\r\n");
-    }
-    encoded.truncate(encoded_length(raw.len()));
-    encoded
-}
-
-/// How many octets so many become.
-fn encoded_length(raw: usize) -> usize {
-    let characters = raw.div_ceil(3) * 4;
-    characters + characters.div_ceil(76).saturating_sub(1) * 2
 }
 
 /// The name of the attachment: `call-41207.json`.
@@ -203,9 +186,9 @@ fn message(
     }
     let alternatives = MultiPart::alternative()
         .boundary(format!("=_a_{token}"))
-        .singlepart(text_part(ContentType::TEXT_PLAIN, &texts.text)?);
+        .singlepart(text_part(ContentType::TEXT_PLAIN, &texts.text));
     let alternatives = match &texts.html {
-        Some(html) => alternatives.singlepart(text_part(ContentType::TEXT_HTML, html)?),
+        Some(html) => alternatives.singlepart(text_part(ContentType::TEXT_HTML, html)),
         None => alternatives,
     };
     let mixed = MultiPart::mixed().boundary(format!("=_m_{token}")).multipart(alternatives);
@@ -275,21 +258,18 @@ fn header(
 }
 
 /// Quoted-printable where most is ASCII, base64 where it would grow threefold.
-fn text_part(kind: ContentType, text: &str) -> Result<SinglePart, Box<dyn std::error::Error + Send + Sync>> {
+fn text_part(kind: ContentType, text: &str) -> SinglePart {
     let wide = text.bytes().filter(|byte| !byte.is_ascii()).count();
-    let encoding = if wide * 5 > text.len() {
-        ContentTransferEncoding::Base64
+    let (octets, encoding) = if wide * 5 > text.len() {
+        (base64(text.replace('\n', "\r\n").as_bytes()), ContentTransferEncoding::Base64)
     } else {
-        ContentTransferEncoding::QuotedPrintable
+        (quoted_printable(text), ContentTransferEncoding::QuotedPrintable)
     };
-    // As octets with their line ends: in a text, the library would move the rest of it for each line end.
-    let octets = text.replace('\n', "\r\n").into_bytes();
-    let body = Body::new_with_encoding(octets, encoding).map_err(|_| "a text cannot be encoded")?;
-    Ok(SinglePart::builder().header(kind).body(body))
+    SinglePart::builder().header(kind).body(Body::dangerous_pre_encoded(octets, encoding))
 }
 
 fn attachment(parts: &Parts<'_>) -> Result<SinglePart, Box<dyn std::error::Error + Send + Sync>> {
-    let body = Body::dangerous_pre_encoded(encode(parts.raw), ContentTransferEncoding::Base64);
+    let body = Body::dangerous_pre_encoded(base64(parts.raw), ContentTransferEncoding::Base64);
     let disposition = ContentDisposition::attachment(&attachment_name(parts.session.name));
     Ok(SinglePart::builder().header(ContentType::parse("application/json")?).header(disposition).body(body))
 }
