@@ -116,10 +116,19 @@ pub async fn take(
         let work = Work { desk: desk.clone(), history, followed, timing };
         let (document, step) = on_worker(file.name(), move || work.pass(file)).await??;
         known = match step {
-            Ok(Step::Accept(accepted)) => match accept(store, *accepted).await? {
-                Ok(taken) => return Ok(taken),
-                Err(newer) => (newer, None),
-            },
+            Ok(Step::Accept(accepted)) => {
+                let key = accepted.key.clone();
+                crash::reached(crash::Step::Composed);
+                match store.accept(*accepted).await? {
+                    Acceptance::Stored(delivery) => {
+                        let delivered = delivery.map(|id| id.0);
+                        info!(tenant = key.tenant, session = %key.name, delivery = delivered, "accepted a revision");
+                        return Ok(Taken::Stored(key, delivery));
+                    }
+                    Acceptance::Duplicate(delivery) => return Ok(Taken::Known(key, delivery)),
+                    Acceptance::OutOfDate(newer) => (newer, None),
+                }
+            }
             Ok(Step::Compare { key, with, history }) => {
                 (history, store.revision(key, with).await?.map(|raw| (with, raw)))
             }
@@ -129,21 +138,6 @@ pub async fn take(
         };
         file = Input::Document(document);
     }
-}
-
-/// Stores what was decided; what is known beyond that, where it is out of date.
-async fn accept(store: &Store, accepted: Accepted) -> Result<Result<Taken, History>, StoreError> {
-    let key = accepted.key.clone();
-    crash::reached(crash::Step::Composed);
-    Ok(match store.accept(accepted).await? {
-        Acceptance::Stored(delivery) => {
-            let delivered = delivery.map(|id| id.0);
-            info!(tenant = key.tenant, session = %key.name, delivery = delivered, "accepted a revision");
-            Ok(Taken::Stored(key, delivery))
-        }
-        Acceptance::Duplicate(delivery) => Ok(Taken::Known(key, delivery)),
-        Acceptance::OutOfDate(newer) => Err(newer),
-    })
 }
 
 /// Reads a file, at most one octet more than `limit`, so that a huge one is refused and not held.

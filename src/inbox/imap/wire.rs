@@ -76,7 +76,7 @@ impl Wire {
             if self.received.len() >= wanted {
                 match measure(&self.received) {
                     Ok((octets, literals)) => {
-                        let response = parse(without_end(&self.received[..octets], &literals), &literals);
+                        let response = parse(&self.received[..octets], &literals);
                         self.received.advance(octets);
                         return Ok(response);
                     }
@@ -132,8 +132,9 @@ fn literal(line: &[u8]) -> Option<usize> {
     std::str::from_utf8(digits).ok()?.parse().ok()
 }
 
-/// Reads one response, whose line end is cut off.
-fn parse(octets: &[u8], literals: &[Range<usize>]) -> Response {
+/// Reads one response.
+fn parse(response: &[u8], literals: &[Range<usize>]) -> Response {
+    let octets = without_end(response, literals);
     let text = |octets: &[u8]| String::from_utf8_lossy(octets).into_owned();
     if let Some(rest) = octets.strip_prefix(b"+") {
         return Response::GoOn(text(rest).trim_start().to_owned());
@@ -280,7 +281,7 @@ mod tests {
 
     fn read(received: &[u8]) -> Option<(Response, usize)> {
         let (octets, literals) = measure(received).ok()?;
-        Some((parse(without_end(&received[..octets], &literals), &literals), octets))
+        Some((parse(&received[..octets], &literals), octets))
     }
 
     fn mail(uid: u32, size: Option<u32>, body: Option<&[u8]>) -> Response {
