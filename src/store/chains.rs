@@ -93,21 +93,13 @@ impl Chains {
     pub(super) fn save(&self, engine: &Engine) -> Result<()> {
         let tx = Tx { engine, chains: self };
         let appended = self.appended.take();
-        let rows = appended.iter().map(|one| {
-            [
-                (&one.tenant).into(),
-                one.number.into(),
-                one.session.into(),
-                one.delivery.map(|delivery| delivery.0).into(),
-                (&one.sealed.record).into(),
-                (&one.sealed.content).into(),
-                (&one.sealed.hash).into(),
-            ]
-        });
-        tx.insert_all(
-            "INSERT INTO log (tenant, number, session, delivery, record, content, hash)",
-            &rows.collect::<Vec<_>>(),
-        )?;
+        let record = "INSERT INTO log (tenant, number, session, delivery, record, content, hash) \
+                      VALUES ($1, $2, $3, $4, $5, $6, $7)";
+        for one in &appended {
+            let (session, delivery) = (one.session, one.delivery.map(|delivery| delivery.0));
+            let Sealed { record: text, content, hash } = &one.sealed;
+            tx.execute(record, args![&one.tenant, one.number, session, delivery, text, content, hash])?;
+        }
         for (tenant, end) in self.ends.borrow().iter().filter(|(_, end)| end.is_changed) {
             let sql = "UPDATE chains SET number = $1, hash = $2 WHERE tenant = $3";
             tx.execute(sql, args![end.number, &end.hash, tenant])?;

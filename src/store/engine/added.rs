@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::{Value, places};
 
 /// Each of these refers only to those before it: so their rows may go out table by table.
-const TABLES: [&str; 5] = ["sessions", "revisions", "deliveries", "messages", "attempts"];
+const TABLES: [&str; 6] = ["sessions", "revisions", "deliveries", "messages", "attempts", "log"];
 /// How many rows of a table wait at most.
 const ROWS: usize = 16;
 

@@ -210,19 +210,6 @@ impl Tx<'_> {
         }
     }
 
-    /// Inserts many rows, several with each statement; `into` is the statement up to its VALUES.
-    pub(super) fn insert_all<const N: usize>(&self, into: &str, rows: &[[Arg<'_>; N]]) -> Result<()> {
-        let mut rest = rows;
-        while !rest.is_empty() {
-            // Few sizes, so that few statements are kept.
-            let size = [64, 16, 4].into_iter().find(|size| *size <= rest.len()).unwrap_or(1);
-            let (these, others) = rest.split_at(size);
-            self.execute(&format!("{into} VALUES {}", places(size, N)), these.as_flattened())?;
-            rest = others;
-        }
-        Ok(())
-    }
-
     /// Asks for rows.
     pub(super) fn query<T>(
         &self,
