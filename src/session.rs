@@ -4,6 +4,7 @@
 //! key along untouched, or a [`Fault`] with the place and the reason. Only `id`, a kind and `updated_at` are
 //! required. Numbers keep all their digits.
 
+use std::borrow::Cow;
 use std::fmt;
 
 use jiff::Timestamp;
@@ -140,7 +141,7 @@ fn session(root: Map<String, Value>, file_name: &str) -> Result<Session, Fault> 
         name: SessionName { kind, number },
         updated_at,
         ends_at: text(root.get("ends_at")).and_then(|at| Stamp::parse(&at)).map(Stamp::instant),
-        lang: text(root.get("lang")),
+        lang: text(root.get("lang")).map(Cow::into_owned),
         ticket: ticket(&root),
         root,
     })
@@ -174,17 +175,18 @@ fn number(root: &Map<String, Value>) -> Result<u64, Fault> {
 }
 
 fn ticket(root: &Map<String, Value>) -> Ticket {
-    let id = text(root.get("out_ticket_id"));
+    let id = text(root.get("out_ticket_id")).map(Cow::into_owned);
     let unusable = id.as_ref().is_some_and(|id| id.len() > 200 || id.chars().any(char::is_control));
-    Ticket { id: id.filter(|_| !unusable), url: text(root.get("out_ticket_url")), unusable }
+    let url = text(root.get("out_ticket_url")).map(Cow::into_owned);
+    Ticket { id: id.filter(|_| !unusable), url, unusable }
 }
 
 /// A scalar as text, trimmed; none for missing, null, blank, and for lists and objects.
-pub fn text(value: Option<&Value>) -> Option<String> {
-    let text = match value? {
-        Value::String(text) => text.trim().to_owned(),
-        Value::Number(number) => number.to_string(),
-        Value::Bool(truth) => truth.to_string(),
+pub fn text(value: Option<&Value>) -> Option<Cow<'_, str>> {
+    let text: Cow<'_, str> = match value? {
+        Value::String(text) => text.trim().into(),
+        Value::Number(number) => number.to_string().into(),
+        Value::Bool(truth) => truth.to_string().into(),
         Value::Null | Value::Array(_) | Value::Object(_) => return None,
     };
     (!text.is_empty()).then_some(text)

@@ -4,6 +4,8 @@
 //! long texts and lists are cut to the tenant's limits and say how much is missing. Time stamps stay the text
 //! that the platform wrote; the `datetime` helper reads them. Everything the file holds is under `raw`.
 
+use std::borrow::Cow;
+
 use serde_json::{Map, Value, json};
 
 use crate::config::tenant::Limits;
@@ -47,6 +49,7 @@ const STATUS_CODES: [(&str, &str); 24] = [
 /// The data of one session for the templates. The session's own keys move into `raw`.
 pub fn view(session: Session, tenant: &str, limits: &Limits) -> Value {
     let Session { name, ticket, root, .. } = session;
+    let shown = |text: Option<String>| text.map(|text| one_line(text.into()));
     let reader = Reader { root: &root, kind: name.kind, limits };
     let mut view = json!({
         "tenant": tenant,
@@ -60,7 +63,7 @@ pub fn view(session: Session, tenant: &str, limits: &Limits) -> Value {
             "status": reader.status(),
             "sub_status": reader.first_line(&["sub_status", "subStatus"]),
         },
-        "ticket": { "id": ticket.id.map(one_line), "url": ticket.url.map(one_line) },
+        "ticket": { "id": shown(ticket.id), "url": shown(ticket.url) },
         "times": reader.times(),
         "queue": reader.queue(),
         "durations": reader.durations(),
@@ -214,7 +217,7 @@ impl<'s> Reader<'s> {
         });
         let shown = entries.filter_map(|(name, entry, secured)| {
             let value = line(entry.get("value")).or_else(|| line(Some(entry)))?;
-            let name = line(entry.get("label")).unwrap_or_else(|| one_line(name.clone()));
+            let name = line(entry.get("label")).unwrap_or_else(|| one_line(name.into()));
             Some(json!({ "name": name, "value": value, "secured": secured }))
         });
         shown.collect()
@@ -326,7 +329,7 @@ fn medium(row: &Value) -> Option<Value> {
 fn message(row: &Value) -> Option<Value> {
     let keys = ["text", "body", "message", "content"];
     let found = line(Some(row)).or_else(|| keys.iter().find_map(|key| line(row.get(key))));
-    found.or_else(|| row.is_object().then(|| one_line(row.to_string()))).map(Value::String)
+    found.or_else(|| row.is_object().then(|| one_line(row.to_string().into()))).map(Value::String)
 }
 
 fn person(value: Option<&Value>) -> Option<String> {
@@ -355,9 +358,9 @@ fn is_deceptive(c: char) -> bool {
     matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{200b}' | '\u{feff}')
 }
 
-fn one_line(text: String) -> String {
+fn one_line(text: Cow<'_, str>) -> String {
     if text.bytes().all(|byte| (0x20..0x7f).contains(&byte)) {
-        return text;
+        return text.into_owned();
     }
     let broken =
         text.chars().map(|c| if c.is_control() || matches!(c, '\u{2028}' | '\u{2029}') { ' ' } else { c });
@@ -377,8 +380,11 @@ fn bound(value: &mut Value) {
             items.iter_mut().for_each(bound);
         }
         Value::Object(entries) => {
-            let mut kept = 0..RAW_ENTRIES;
-            entries.retain(|_, _| kept.next().is_some());
+            // Few have so many, and going through one costs.
+            if entries.len() > RAW_ENTRIES {
+                let mut kept = 0..RAW_ENTRIES;
+                entries.retain(|_, _| kept.next().is_some());
+            }
             entries.values_mut().for_each(bound);
         }
         _ => {}

@@ -62,14 +62,13 @@ fn written(value: Option<&Value>, show: Show, language: &Language) -> Option<Str
         return Some(shorten(&list)).filter(|list| !list.is_empty());
     }
     let plain = text(Some(value))?;
-    Some(match show {
-        Show::Plain => shorten(&plain),
-        Show::Word(set) => language.word(set, &plain).to_owned(),
-        Show::Duration => plain.parse().map_or(plain, |seconds| language.duration(seconds)),
-        Show::Time => Stamp::parse(&plain)
-            .and_then(|stamp| language.date_time(stamp.local, stamp.offset))
-            .unwrap_or(plain),
-    })
+    let shown = match show {
+        Show::Plain => Some(shorten(&plain)),
+        Show::Word(set) => Some(language.word(set, &plain).to_owned()),
+        Show::Duration => plain.parse().ok().map(|seconds| language.duration(seconds)),
+        Show::Time => Stamp::parse(&plain).and_then(|stamp| language.date_time(stamp.local, stamp.offset)),
+    };
+    Some(shown.unwrap_or_else(|| plain.into_owned()))
 }
 
 fn shorten(text: &str) -> String {

@@ -1,4 +1,4 @@
-//! What a template must not do, decided before it is registered.
+//! What a template must not do, decided before it is used.
 //!
 //! A stack overflow inside the engine ends the process and cannot be caught, and compile time grows faster than
 //! nesting. So size and depth are measured on the text first; then the compiled elements are walked and
@@ -119,9 +119,10 @@ struct Walk<'a> {
 
 impl Walk<'_> {
     fn template(&self, template: &Template, loops: usize) -> Result<(), Refusal> {
-        template.elements.iter().zip(&template.mapping).try_for_each(|(element, at)| {
-            self.element(element, loops)
-                .map_err(|refusal| Refusal { line: refusal.line.or(Some(at.0)), ..refusal })
+        template.elements.iter().enumerate().try_for_each(|(at, element)| {
+            // Of what stands behind `else if` the engine knows no place.
+            let line = template.mapping.get(at).map(|place| place.0);
+            self.element(element, loops).map_err(|refusal| Refusal { line: refusal.line.or(line), ..refusal })
         })
     }
 
@@ -215,6 +216,22 @@ mod tests {
                 "there is no helper \"shout\"",
             ),
             ("an unknown block", "{{#shout}}{{/shout}}".to_owned(), "there is no helper \"shout\""),
+            (
+                "unescaped output behind else if",
+                "{{#if a}}{{else if b}}{{{c}}}{{/if}}".to_owned(),
+                "without escaping",
+            ),
+            (
+                "a partial behind else if, twice",
+                "{{#if a}}{{else if b}}{{else if c}}{{> self}}{{/if}}".to_owned(),
+                "partials are not available",
+            ),
+            (
+                "a loop too many behind else",
+                "{{#each a}}{{#each b}}{{#each c}}{{#if d}}{{else if e}}x{{else}}{{#each d}}{{/each}}{{/if}}{{/each}}{{/each}}{{/each}}"
+                    .to_owned(),
+                "each is nested more than 3 deep",
+            ),
             ("a huge template", "x".repeat(MAX_BYTES + 1), "more than the limit"),
             ("a fault of syntax", "{{#if a}}".to_owned(), ""),
         ];

@@ -4,13 +4,17 @@
 //! escapes; only `link` and `block` write markup, and escape what they put into it.
 
 use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::fmt;
 use std::sync::Arc;
 
-use handlebars::{Context, Handlebars, Helper, HelperDef, Output, RenderContext, RenderError, ScopedJson};
+use handlebars::{
+    Context, Handlebars, Helper as Call, HelperDef, Output, PathAndJson, RenderContext, RenderError,
+    ScopedJson,
+};
 use jiff::tz::TimeZone;
 use serde_json::Value;
 
-use super::prepared::{self, form_of, parameter};
 use crate::locale::Language;
 use crate::session::{Stamp, text};
 
@@ -39,23 +43,129 @@ impl Form {
 /// The column at which values stand behind their labels in a text body.
 const LABEL_COLUMN: usize = 26;
 
-type Parameters<'a> = dyn Fn(usize) -> Option<String> + 'a;
-type Function = Arc<dyn Fn(&Parameters<'_>) -> Option<String> + Send + Sync>;
+/// The parameters of a call as texts, by their place from 0; none for what is not given.
+type Parameters<'a> = dyn Fn(usize) -> Option<Cow<'a, str>> + 'a;
+type Function = Box<dyn Fn(&Parameters<'_>) -> Option<String> + Send + Sync>;
 
-/// A helper that makes one text from its parameters.
-struct ValueHelper(Function);
+/// A helper that writes one text, made from its parameters.
+pub(super) struct Helper {
+    function: Function,
+    /// How the text is escaped; not at all where the helper writes markup.
+    escaped: Option<Form>,
+}
 
-impl HelperDef for ValueHelper {
+impl Helper {
+    /// What it writes.
+    pub(super) fn written(&self, given: &Parameters<'_>) -> Option<String> {
+        let text = (self.function)(given)?;
+        Some(match self.escaped.map(|form| form.escaped(&text)) {
+            Some(Cow::Owned(escaped)) => escaped,
+            Some(Cow::Borrowed(_)) | None => text,
+        })
+    }
+}
+
+impl fmt::Debug for Helper {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Helper").field("escaped", &self.escaped).finish_non_exhaustive()
+    }
+}
+
+/// The helpers of one form and language by their names; all but `any`, which is for tests.
+pub(super) type Helpers = BTreeMap<&'static str, Arc<Helper>>;
+
+/// Makes them.
+pub(super) fn helpers(form: Form, language: &Arc<Language>, zone: Option<&TimeZone>) -> Helpers {
+    let mut helpers = Helpers::new();
+    let mut add = |name, escaped, function: Function| {
+        helpers.insert(name, Arc::new(Helper { function, escaped }));
+    };
+    add("block", None, Box::new(move |of| of(0).map(|text| block(form, &text))));
+    add("link", None, Box::new(move |of| of(0).map(|text| link(form, &text))));
+    let mut add = |name, function: Function| add(name, Some(form), function);
+    let speaks = Arc::clone(language);
+    add("label", Box::new(move |of| label(&speaks, &of(0)?, form)));
+    let speaks = Arc::clone(language);
+    add("heading", Box::new(move |of| speaks.label(&of(0)?).map(str::to_owned)));
+    let speaks = Arc::clone(language);
+    add("title", Box::new(move |of| Some(speaks.label(&of(0)?)?.replace("{n}", &of(1)?))));
+    let speaks = Arc::clone(language);
+    add("word", Box::new(move |of| Some(speaks.word(&of(0)?, &of(1)?).to_owned())));
+    let speaks = Arc::clone(language);
+    add("number", Box::new(move |of| of(0).map(|text| speaks.number(&text).unwrap_or(text.into_owned()))));
+    let speaks = Arc::clone(language);
+    add("count", Box::new(move |of| speaks.count(&of(0)?, of(1)?.parse().ok()?)));
+    let speaks = Arc::clone(language);
+    add("duration", Box::new(move |of| of(0).map(|text| duration(&speaks, text))));
+    let (speaks, zone) = (Arc::clone(language), zone.cloned());
+    add("datetime", Box::new(move |of| of(0).map(|text| date_time(&speaks, zone.as_ref(), text))));
+    let (tag, direction) = (language.tag().to_owned(), language.direction());
+    add("language", Box::new(move |_| Some(tag.clone())));
+    add("direction", Box::new(move |_| Some(direction.to_owned())));
+    helpers
+}
+
+/// A helper as the engine calls it.
+struct OfEngine(Arc<Helper>);
+
+impl HelperDef for OfEngine {
     fn call_inner<'reg: 'rc, 'rc>(
         &self,
-        helper: &Helper<'rc>,
+        call: &Call<'rc>,
         _: &'reg Handlebars<'reg>,
-        context: &'rc Context,
-        rendering: &mut RenderContext<'reg, 'rc>,
+        _: &'rc Context,
+        _: &mut RenderContext<'reg, 'rc>,
     ) -> Result<ScopedJson<'rc>, RenderError> {
-        let given = |at: usize| text(parameter(helper, context, rendering, at));
-        Ok(ScopedJson::Derived((self.0)(&given).map_or(Value::Null, Value::String)))
+        let text = (self.0.function)(&|at| text(call.param(at).map(PathAndJson::value)));
+        Ok(ScopedJson::Derived(text.into()))
     }
+
+    fn call<'reg: 'rc, 'rc>(
+        &self,
+        call: &Call<'rc>,
+        _: &'reg Handlebars<'reg>,
+        _: &'rc Context,
+        _: &mut RenderContext<'reg, 'rc>,
+        out: &mut dyn Output,
+    ) -> Result<(), RenderError> {
+        let written = self.0.written(&|at| text(call.param(at).map(PathAndJson::value)));
+        Ok(out.write(&written.unwrap_or_default())?)
+    }
+}
+
+/// Whether at least one of the parameters is given.
+struct Any;
+
+impl HelperDef for Any {
+    fn call_inner<'reg: 'rc, 'rc>(
+        &self,
+        call: &Call<'rc>,
+        _: &'reg Handlebars<'reg>,
+        _: &'rc Context,
+        _: &mut RenderContext<'reg, 'rc>,
+    ) -> Result<ScopedJson<'rc>, RenderError> {
+        Ok(ScopedJson::Derived(call.params().iter().map(PathAndJson::value).any(is_given).into()))
+    }
+}
+
+/// Whether there is something in a value.
+pub(super) fn is_given(value: &Value) -> bool {
+    match value {
+        Value::Array(items) => !items.is_empty(),
+        Value::Object(entries) => !entries.is_empty(),
+        scalar => text(Some(scalar)).is_some(),
+    }
+}
+
+/// An engine that knows the helpers of ours.
+pub(super) fn engine(form: Form, helpers: &Helpers) -> Handlebars<'static> {
+    let mut engine = Handlebars::new();
+    engine.register_escape_fn(move |text| form.escaped(text).into_owned());
+    engine.register_helper("any", Box::new(Any));
+    for (name, helper) in helpers {
+        engine.register_helper(name, Box::new(OfEngine(Arc::clone(helper))));
+    }
+    engine
 }
 
 /// The names of all helpers of ours.
@@ -75,71 +185,6 @@ pub const NAMES: [&str; 13] = [
     "word",
 ];
 
-/// Whether at least one of the parameters is given.
-struct Any;
-
-impl HelperDef for Any {
-    fn call_inner<'reg: 'rc, 'rc>(
-        &self,
-        helper: &Helper<'rc>,
-        _: &'reg Handlebars<'reg>,
-        context: &'rc Context,
-        rendering: &mut RenderContext<'reg, 'rc>,
-    ) -> Result<ScopedJson<'rc>, RenderError> {
-        let is_given = |value: &Value| match value {
-            Value::Array(items) => !items.is_empty(),
-            Value::Object(entries) => !entries.is_empty(),
-            scalar => text(Some(scalar)).is_some(),
-        };
-        let mut given = (0..helper.params().len()).filter_map(|at| parameter(helper, context, rendering, at));
-        Ok(ScopedJson::Derived(given.any(is_given).into()))
-    }
-}
-
-/// Registers every helper for one language and form.
-pub fn register(engine: &mut Handlebars<'_>, form: Form, language: &Arc<Language>, zone: Option<&TimeZone>) {
-    prepared::register(engine, form);
-    let mut add_both = |name: &str, helper: &dyn Fn() -> Box<dyn HelperDef + Send + Sync>| {
-        engine.register_helper(name, helper());
-        engine.register_helper(&form_of(name), helper());
-    };
-    add_both("any", &|| Box::new(Any));
-    add_both("block", &|| Box::new(Markup(form, block)));
-    add_both("link", &|| Box::new(Markup(form, link)));
-    let mut add = |name: &str, function: Function| {
-        add_both(name, &|| Box::new(ValueHelper(Arc::clone(&function))));
-    };
-    let speaks = Arc::clone(language);
-    add("label", Arc::new(move |of| label(&speaks, &of(0)?, form)));
-    let speaks = Arc::clone(language);
-    add("heading", Arc::new(move |of| speaks.label(&of(0)?).map(str::to_owned)));
-    let speaks = Arc::clone(language);
-    add("title", Arc::new(move |of| Some(speaks.label(&of(0)?)?.replace("{n}", &of(1)?))));
-    let speaks = Arc::clone(language);
-    add("word", Arc::new(move |of| Some(speaks.word(&of(0)?, &of(1)?).to_owned())));
-    let speaks = Arc::clone(language);
-    add("number", Arc::new(move |of| of(0).map(|text| speaks.number(&text).unwrap_or(text))));
-    let speaks = Arc::clone(language);
-    add("count", Arc::new(move |of| speaks.count(&of(0)?, of(1)?.parse().ok()?)));
-    let speaks = Arc::clone(language);
-    add("duration", Arc::new(move |of| of(0).map(|text| duration(&speaks, text))));
-    let (speaks, zone) = (Arc::clone(language), zone.cloned());
-    add("datetime", Arc::new(move |of| of(0).map(|text| date_time(&speaks, zone.as_ref(), text))));
-    let (tag, direction) = (language.tag().to_owned(), language.direction());
-    add("language", Arc::new(move |_| Some(tag.clone())));
-    add("direction", Arc::new(move |_| Some(direction.to_owned())));
-}
-
-/// What a helper writes for a literal, where that depends on the language alone; escaped for the form.
-pub(super) fn constant(helper: &str, word: &str, form: Form, language: &Language) -> Option<String> {
-    let text = match helper {
-        "label" => label(language, word, form)?,
-        "heading" => language.label(word)?.to_owned(),
-        _ => return None,
-    };
-    Some(form.escaped(&text).into_owned())
-}
-
 /// In a text body: the label, a colon, and blanks up to the column of the values.
 fn label(language: &Language, name: &str, form: Form) -> Option<String> {
     let label = language.label(name)?;
@@ -150,15 +195,15 @@ fn label(language: &Language, name: &str, form: Form) -> Option<String> {
 }
 
 /// Seconds in the language's units; what is not a whole number of seconds is shown as it is.
-fn duration(language: &Language, text: String) -> String {
+fn duration(language: &Language, text: Cow<'_, str>) -> String {
     let whole = text.split('.').next().unwrap_or_default();
-    whole.parse().map_or(text, |seconds| language.duration(seconds))
+    whole.parse().map_or_else(|_| text.into_owned(), |seconds| language.duration(seconds))
 }
 
 /// A stamp in the language's form, in the tenant's zone or else the stamp's own offset; what cannot be read is
 /// shown as it is.
-fn date_time(language: &Language, zone: Option<&TimeZone>, text: String) -> String {
-    let Some(stamp) = Stamp::parse(&text) else { return text };
+fn date_time(language: &Language, zone: Option<&TimeZone>, text: Cow<'_, str>) -> String {
+    let Some(stamp) = Stamp::parse(&text) else { return text.into_owned() };
     let (local, offset) = match zone {
         Some(zone) => {
             let zoned = stamp.instant().to_zoned(zone.clone());
@@ -166,24 +211,7 @@ fn date_time(language: &Language, zone: Option<&TimeZone>, text: String) -> Stri
         }
         None => (stamp.local, stamp.offset),
     };
-    language.date_time(local, offset).unwrap_or(text)
-}
-
-/// A helper that writes markup of its own around one text.
-struct Markup(Form, fn(Form, &str) -> String);
-
-impl HelperDef for Markup {
-    fn call<'reg: 'rc, 'rc>(
-        &self,
-        helper: &Helper<'rc>,
-        _: &'reg Handlebars<'reg>,
-        context: &'rc Context,
-        rendering: &mut RenderContext<'reg, 'rc>,
-        out: &mut dyn Output,
-    ) -> Result<(), RenderError> {
-        let given = text(parameter(helper, context, rendering, 0));
-        Ok(given.map_or(Ok(()), |given| out.write(&(self.1)(self.0, &given)))?)
-    }
+    language.date_time(local, offset).unwrap_or_else(|| text.into_owned())
 }
 
 /// A text of several lines. In a text body each line stands behind `| `, so that no line of a caller's can be
@@ -214,11 +242,7 @@ mod tests {
 
     fn render(form: Form, template: &str, data: &Value) -> String {
         let english = Arc::new(Language::parse(include_str!("../../templates/lang/en.toml")).unwrap());
-        let mut engine = Handlebars::new();
-        if form == Form::Text {
-            engine.register_escape_fn(handlebars::no_escape);
-        }
-        register(&mut engine, form, &english, None);
+        let engine = engine(form, &helpers(form, &english, None));
         engine.render_template(template, data).unwrap().replace(['\u{a0}', '\u{202f}'], " ")
     }
 

@@ -5,7 +5,6 @@
 //! character reaches a header or a body, whatever the data held.
 
 pub mod changes;
-mod fold;
 pub mod guard;
 pub mod helpers;
 mod prepared;
@@ -16,12 +15,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 pub use handlebars::Context;
-use handlebars::Handlebars;
+use handlebars::Output;
 use jiff::tz::TimeZone;
 use memchr::memchr_iter;
 use serde_json::Value;
 
 use self::helpers::Form;
+use self::prepared::Prepared;
 use crate::config::reader::Problem;
 use crate::locale::{Language, fallbacks};
 
@@ -86,8 +86,8 @@ pub struct Templates {
 #[derive(Debug)]
 struct Compiled {
     language: Arc<Language>,
-    text: Handlebars<'static>,
-    html: Handlebars<'static>,
+    /// In the order of [`SHIPPED`].
+    templates: Vec<Prepared>,
 }
 
 impl Templates {
@@ -161,22 +161,24 @@ impl Templates {
     /// Writes one mail in the language of the session, or the nearest one that there is.
     pub fn render(&self, lang: Option<&str>, view: &Context) -> Result<Rendered, RenderFailure> {
         let compiled = self.pick(lang);
-        let write = |engine: &Handlebars<'static>, at: usize| {
-            let name = SHIPPED[at].0;
-            let mut buffer = Bounded(Vec::with_capacity(4096));
-            let rendered = engine.render_with_context_to_write(name, view, &mut buffer);
-            let language = compiled.language.tag().to_owned();
-            rendered.map_err(|source| RenderFailure { name, language, source: Box::new(source) })?;
-            Ok(clean(String::from_utf8(buffer.0).unwrap_or_default()))
+        let write = |at: usize| {
+            let mut buffer = Bounded(String::with_capacity(4096));
+            let rendered = compiled.templates[at].render(view, &mut buffer);
+            rendered.map_err(|source| RenderFailure {
+                name: SHIPPED[at].0,
+                language: compiled.language.tag().to_owned(),
+                source: Box::new(source),
+            })?;
+            Ok(clean(buffer.0))
         };
-        let subject = write(&compiled.text, 0)?;
+        let subject = write(0)?;
         let subject =
             subject.split_whitespace().collect::<Vec<_>>().join(" ").chars().take(MAX_SUBJECT).collect();
         Ok(Rendered {
             language: compiled.language.tag().to_owned(),
             subject,
-            text: write(&compiled.text, 1)?,
-            html: write(&compiled.html, 2)?,
+            text: write(1)?,
+            html: write(2)?,
         })
     }
 
@@ -200,39 +202,35 @@ impl Compiled {
         names: &mut Vec<(PathBuf, String)>,
         problems: &mut Vec<Problem>,
     ) -> Option<Self> {
-        let engine = |form: Form| {
-            let mut engine = Handlebars::new();
-            engine.register_escape_fn(move |text| form.escaped(text).into_owned());
+        let kinds = [Form::Text, Form::Html].map(|form| {
+            let helpers = helpers::helpers(form, &language, zone);
+            let mut engine = helpers::engine(form, &helpers);
             engine.set_strict_mode(missing == Missing::Failure);
-            helpers::register(&mut engine, form, &language, zone);
-            engine
-        };
-        let (mut text, mut html) = (engine(Form::Text), engine(Form::Html));
+            (Arc::new(engine), helpers)
+        });
         let before = problems.len();
+        let mut templates = Vec::new();
         for (name, shipped) in SHIPPED {
-            let engine = if name.ends_with(".html.hbs") { &mut html } else { &mut text };
+            let form = if name.ends_with(".html.hbs") { Form::Html } else { Form::Text };
+            let (engine, helpers) = &kinds[form as usize];
             let (file, source) = own_file(folder, language.tag(), name, problems)
                 .unwrap_or_else(|| (PathBuf::from(name), shipped.to_owned()));
             match guard::compile(&source, &is_helper) {
-                Ok(mut template) => {
+                Ok(template) => {
                     let used = guard::names(&template).into_iter().map(|used| (file.clone(), used));
                     names.extend(used.filter(|used| !names.contains(used)).collect::<Vec<_>>());
-                    let form = if name.ends_with(".html.hbs") { Form::Html } else { Form::Text };
-                    fold::fold(&mut template, &|helper, word| {
-                        helpers::constant(helper, word, form, &language)
-                    });
                     // The engine alone tells of a name that the data does not have.
-                    if missing == Missing::Nothing {
-                        prepared::prepare(&mut template, &|helper| helpers::NAMES.contains(&helper));
-                    }
-                    engine.register_template(name, template);
+                    templates.push(match missing {
+                        Missing::Nothing => Prepared::new(&template, form, helpers, engine),
+                        Missing::Failure => Prepared::of_engine(template, form, engine),
+                    });
                 }
                 Err(refusal) => {
                     problems.push(Problem { line: refusal.line, ..Problem::of_file(&file, refusal) });
                 }
             }
         }
-        (problems.len() == before).then_some(Self { language, text, html })
+        (problems.len() == before).then_some(Self { language, templates })
     }
 }
 
@@ -307,18 +305,14 @@ fn is_unwanted(c: char) -> bool {
 }
 
 /// A buffer that refuses to grow without end.
-struct Bounded(Vec<u8>);
+struct Bounded(String);
 
-impl io::Write for Bounded {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        if self.0.len() + bytes.len() > MAX_OUTPUT {
+impl Output for Bounded {
+    fn write(&mut self, text: &str) -> io::Result<()> {
+        if self.0.len() + text.len() > MAX_OUTPUT {
             return Err(io::Error::other(format!("the output is larger than {MAX_OUTPUT} octets")));
         }
-        self.0.extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
+        self.0.push_str(text);
         Ok(())
     }
 }

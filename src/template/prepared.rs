@@ -1,251 +1,370 @@
-//! Names that a template takes from the data are prepared when it is compiled: the engine would put each path together
-//! anew for each mail, and a mail has some 300 of them.
+//! A template, prepared for many mails.
 //!
-//! `{{#if times.ended}}` becomes a call of a helper of ours with the path as a literal, `["times", "ended"]`, and the
-//! helper walks it, from the top of the data or from the entry of the innermost `each` or `with`. What goes upwards, has
-//! an `@` or may be the parameter of a block stays the engine's.
+//! A mail takes some 300 names from the data. The engine would put each path together anew and look each helper up by
+//! its name. So what it has compiled is turned into parts that have both at hand, and what is known already (a label,
+//! the language) becomes text. What has no part here stays the engine's: names that go upwards, `@index`, options,
+//! names for the entries of a block, and most sub-expressions.
+
+use std::borrow::Cow;
+use std::sync::Arc;
 
 use handlebars::template::{HelperTemplate, Parameter, Template, TemplateElement};
 use handlebars::{
-    Context, Handlebars, Helper, HelperDef, JsonRender, JsonTruthy, Output, Path, PathSeg, RenderContext,
-    RenderError, Renderable,
+    Context, Handlebars, JsonRender, JsonTruthy, Output, Path, PathSeg, RenderContext, RenderError,
+    Renderable,
 };
 use serde_json::Value;
 
-use super::helpers::Form;
+use super::helpers::{Form, Helper, Helpers, is_given};
+use crate::session::text;
 
-/// Before the names of the helpers that take paths as literals. A template cannot name them: it has a blank.
-const PREPARED: &str = "prepared ";
-
-/// The name of the form of a helper that takes paths as literals.
-pub(super) fn form_of(helper: &str) -> String {
-    format!("{PREPARED}{helper}")
+/// A prepared template.
+#[derive(Debug)]
+pub(super) struct Prepared {
+    form: Form,
+    parts: Vec<Part>,
+    engine: Arc<Handlebars<'static>>,
 }
 
-/// Prepares a template; `has_form` says whether a helper has a form that takes paths as literals.
-pub(super) fn prepare(template: &mut Template, has_form: &dyn Fn(&str) -> bool) {
-    for element in &mut template.elements {
-        if let TemplateElement::Expression(helper) | TemplateElement::HelperBlock(helper) = element {
-            prepare_call(helper, has_form);
-        }
-    }
+#[derive(Debug)]
+enum Part {
+    /// Text as it is.
+    Text(String),
+    /// A value, escaped.
+    Value(Names),
+    /// What a helper writes.
+    Call(Arc<Helper>, Vec<Source>),
+    /// The first where the test holds, else the second.
+    If(Test, Vec<Part>, Vec<Part>),
+    /// The first for each entry, from where it stands; the second where there is none.
+    Each(Names, Vec<Part>, Vec<Part>),
+    /// The first from where a value stands; the second where there is none.
+    With(Names, Vec<Part>, Vec<Part>),
+    /// What the engine renders.
+    Engine(Template),
 }
 
-fn prepare_call(helper: &mut HelperTemplate, has_form: &dyn Fn(&str) -> bool) {
-    let name = helper.name.as_name().unwrap_or_default().to_owned();
-    if !helper.block && helper.params.is_empty() && helper.hash.is_empty() {
-        if let Some(path) = path(&helper.name).filter(|_| !has_form(&name)) {
-            helper.name = Parameter::Name(form_of("value"));
-            helper.params = vec![path];
-        }
-        return;
-    }
-    for parameter in &mut helper.params {
-        if let Parameter::Subexpression(inner) = parameter
-            && let TemplateElement::Expression(inner) = &mut *inner.element
-            && !inner.params.is_empty()
-        {
-            prepare_call(inner, has_form);
-        }
-    }
-    let paths: Option<Vec<Parameter>> = helper.params.iter().map(path).collect();
-    if let Some(paths) = paths
-        && !paths.is_empty()
-        && helper.hash.is_empty()
-        && (has_form(&name) || matches!(&*name, "if" | "unless"))
-    {
-        helper.name = Parameter::Name(form_of(&name));
-        helper.params = paths;
-    }
-    if helper.block_param.is_none() {
-        for inner in [&mut helper.template, &mut helper.inverse].into_iter().flatten() {
-            prepare(inner, has_form);
-        }
-    }
+/// The way down from where the template stands in the data.
+#[derive(Debug)]
+struct Names(Vec<String>);
+
+#[derive(Debug)]
+enum Source {
+    Names(Names),
+    Literal(Value),
 }
 
-/// A parameter that goes down from where it stands in the data, with its path as a literal.
-fn path(parameter: &Parameter) -> Option<Parameter> {
-    match parameter {
-        Parameter::Literal(Value::Array(_)) => None,
-        Parameter::Literal(literal) => Some(Parameter::Literal(literal.clone())),
-        Parameter::Path(Path::Relative((segments, _))) => {
-            let keys = segments.iter().map(|segment| match segment {
-                PathSeg::Named(key) => Some(Value::String(key.clone())),
-                _ => None,
-            });
-            keys.collect::<Option<Vec<_>>>()
-                .filter(|keys| !keys.is_empty())
-                .map(Value::Array)
-                .map(Parameter::Literal)
-        }
-        _ => None,
+#[derive(Debug)]
+enum Test {
+    If(Names),
+    Unless(Names),
+    IfAny(Vec<Source>),
+}
+
+impl Prepared {
+    /// Prepares a template whose helpers are these.
+    pub(super) fn new(
+        template: &Template,
+        form: Form,
+        helpers: &Helpers,
+        engine: &Arc<Handlebars<'static>>,
+    ) -> Self {
+        let parts = parts(Some(template), helpers, true).unwrap_or_default();
+        Self { form, parts, engine: Arc::clone(engine) }
     }
-}
 
-/// The value of a call's parameter, however it was called; none where the data does not have it.
-pub(super) fn parameter<'v>(
-    helper: &'v Helper<'_>,
-    context: &'v Context,
-    rendering: &'v RenderContext<'_, '_>,
-    at: usize,
-) -> Option<&'v Value> {
-    let given = helper.param(at)?.value();
-    match given {
-        Value::Array(keys) if helper.name().starts_with(PREPARED) => {
-            keys.iter().try_fold(here(context, rendering)?, |value, key| below(value, key.as_str()?))
-        }
-        other => Some(other),
+    /// Leaves a template to the engine.
+    pub(super) fn of_engine(template: Template, form: Form, engine: &Arc<Handlebars<'static>>) -> Self {
+        Self { form, parts: vec![Part::Engine(template)], engine: Arc::clone(engine) }
     }
-}
 
-/// What the names of the innermost block are relative to.
-fn here<'v>(context: &'v Context, rendering: &'v RenderContext<'_, '_>) -> Option<&'v Value> {
-    let Some(block) = rendering.block() else { return Some(context.data()) };
-    let walk = || block.base_path().iter().try_fold(context.data(), |value, key| below(value, key));
-    block.base_value().or_else(walk)
-}
-
-fn below<'v>(value: &'v Value, key: &str) -> Option<&'v Value> {
-    match value {
-        Value::Array(entries) => entries.get(key.parse::<usize>().ok()?),
-        other => other.get(key),
+    /// Writes the template with this data.
+    pub(super) fn render(&self, data: &Context, out: &mut impl Output) -> Result<(), RenderError> {
+        self.write(&self.parts, data.data(), data, out)
     }
-}
 
-/// Registers the forms of the engine's own helpers, and of a name that stands alone.
-pub(super) fn register(engine: &mut Handlebars<'_>, form: Form) {
-    engine.register_helper(&form_of("if"), Box::new(If(true)));
-    engine.register_helper(&form_of("unless"), Box::new(If(false)));
-    engine.register_helper(&form_of("value"), Box::new(Alone(form)));
-}
-
-/// `if`, or with false `unless`.
-struct If(bool);
-
-impl HelperDef for If {
-    fn call<'reg: 'rc, 'rc>(
+    fn write(
         &self,
-        helper: &Helper<'rc>,
-        engine: &'reg Handlebars<'reg>,
-        context: &'rc Context,
-        rendering: &mut RenderContext<'reg, 'rc>,
-        out: &mut dyn Output,
+        parts: &[Part],
+        here: &Value,
+        data: &Context,
+        out: &mut impl Output,
     ) -> Result<(), RenderError> {
-        let holds = parameter(helper, context, rendering, 0).is_some_and(|value| value.is_truthy(false));
-        let template = if holds == self.0 { helper.template() } else { helper.inverse() };
-        template.map_or(Ok(()), |template| template.render(engine, context, rendering, out))
-    }
-}
-
-/// A value that stands alone.
-struct Alone(Form);
-
-impl HelperDef for Alone {
-    fn call<'reg: 'rc, 'rc>(
-        &self,
-        helper: &Helper<'rc>,
-        _: &'reg Handlebars<'reg>,
-        context: &'rc Context,
-        rendering: &mut RenderContext<'reg, 'rc>,
-        out: &mut dyn Output,
-    ) -> Result<(), RenderError> {
-        match parameter(helper, context, rendering, 0) {
-            Some(Value::String(text)) => out.write(&self.0.escaped(text))?,
-            Some(other) => out.write(&self.0.escaped(&other.render()))?,
-            None => {}
+        for part in parts {
+            match part {
+                Part::Text(text) => out.write(text)?,
+                Part::Value(names) => match names.value(here) {
+                    Some(Value::String(text)) => out.write(&self.form.escaped(text))?,
+                    Some(other) => out.write(&self.form.escaped(&other.render()))?,
+                    None => {}
+                },
+                Part::Call(helper, sources) => {
+                    let written = helper.written(&|at| sources.get(at)?.text(here));
+                    out.write(&written.unwrap_or_default())?;
+                }
+                Part::If(test, first, second) => {
+                    self.write(if test.holds(here) { first } else { second }, here, data, out)?;
+                }
+                Part::Each(names, first, second) => match names.value(here) {
+                    Some(Value::Array(entries)) if !entries.is_empty() => {
+                        entries.iter().try_for_each(|entry| self.write(first, entry, data, out))?;
+                    }
+                    Some(Value::Object(entries)) if !entries.is_empty() => {
+                        entries.values().try_for_each(|entry| self.write(first, entry, data, out))?;
+                    }
+                    _ => self.write(second, here, data, out)?,
+                },
+                Part::With(names, first, second) => match names.value(here) {
+                    Some(value) if value.is_truthy(false) => self.write(first, value, data, out)?,
+                    _ => self.write(second, here, data, out)?,
+                },
+                Part::Engine(template) => {
+                    template.render(&self.engine, data, &mut RenderContext::new(None), out)?;
+                }
+            }
         }
         Ok(())
     }
 }
 
+/// The parts of a template; none where it needs the engine and may not have it.
+fn parts(template: Option<&Template>, helpers: &Helpers, engine: bool) -> Option<Vec<Part>> {
+    let mut parts = Vec::new();
+    let Some(template) = template else { return Some(parts) };
+    for (at, element) in template.elements.iter().enumerate() {
+        let part = match part(element, helpers, engine) {
+            Some(part) => part,
+            None if engine => {
+                let mut alone = Template::new();
+                alone.elements.push(element.clone());
+                // Of what stands behind `else if` the engine knows no place.
+                alone.mapping.extend(template.mapping.get(at).cloned());
+                Part::Engine(alone)
+            }
+            None => return None,
+        };
+        match (parts.last_mut(), part) {
+            (Some(Part::Text(before)), Part::Text(text)) => before.push_str(&text),
+            (_, part) => parts.push(part),
+        }
+    }
+    Some(parts)
+}
+
+fn part(element: &TemplateElement, helpers: &Helpers, engine: bool) -> Option<Part> {
+    match element {
+        TemplateElement::RawString(text) => Some(Part::Text(text.clone())),
+        TemplateElement::Expression(call) if call.hash.is_empty() => expression(call, helpers),
+        TemplateElement::HelperBlock(block) if block.hash.is_empty() && block.block_param.is_none() => {
+            let [parameter] = &block.params[..] else { return None };
+            let name = block.name.as_name()?;
+            // Where it has moved in the data, the engine does not know where it is.
+            let engine_inside = engine && matches!(name, "if" | "unless");
+            let first = parts(block.template.as_ref(), helpers, engine_inside)?;
+            let second = parts(block.inverse.as_ref(), helpers, engine)?;
+            Some(match name {
+                "if" => Part::If(test(parameter)?, first, second),
+                "unless" => Part::If(Test::Unless(names(parameter)?), first, second),
+                "each" => Part::Each(names(parameter)?, first, second),
+                "with" => Part::With(names(parameter)?, first, second),
+                _ => return None,
+            })
+        }
+        _ => None,
+    }
+}
+
+fn expression(call: &HelperTemplate, helpers: &Helpers) -> Option<Part> {
+    match helpers.get(call.name.as_name()?) {
+        None if call.params.is_empty() => names(&call.name).map(Part::Value),
+        None => None,
+        Some(helper) => {
+            let sources: Vec<Source> = call.params.iter().map(source).collect::<Option<_>>()?;
+            Some(if sources.iter().all(|source| matches!(source, Source::Literal(_))) {
+                Part::Text(helper.written(&|at| sources.get(at)?.text(&Value::Null)).unwrap_or_default())
+            } else {
+                Part::Call(Arc::clone(helper), sources)
+            })
+        }
+    }
+}
+
+fn test(parameter: &Parameter) -> Option<Test> {
+    let Parameter::Subexpression(inner) = parameter else { return names(parameter).map(Test::If) };
+    match &*inner.element {
+        TemplateElement::Expression(call) if call.name.as_name() == Some("any") && call.hash.is_empty() => {
+            call.params.iter().map(source).collect::<Option<_>>().map(Test::IfAny)
+        }
+        _ => None,
+    }
+}
+
+fn source(parameter: &Parameter) -> Option<Source> {
+    match parameter {
+        Parameter::Literal(literal) => Some(Source::Literal(literal.clone())),
+        other => names(other).map(Source::Names),
+    }
+}
+
+fn names(parameter: &Parameter) -> Option<Names> {
+    let Parameter::Path(Path::Relative((segments, _))) = parameter else { return None };
+    let names = segments.iter().map(|segment| match segment {
+        PathSeg::Named(name) => Some(name.clone()),
+        _ => None,
+    });
+    names.collect::<Option<_>>().map(Names)
+}
+
+impl Names {
+    fn value<'v>(&self, here: &'v Value) -> Option<&'v Value> {
+        self.0.iter().try_fold(here, |value, name| match value {
+            Value::Array(entries) => entries.get(name.parse::<usize>().ok()?),
+            other => other.get(name),
+        })
+    }
+}
+
+impl Source {
+    fn value<'v>(&'v self, here: &'v Value) -> Option<&'v Value> {
+        match self {
+            Self::Names(names) => names.value(here),
+            Self::Literal(literal) => Some(literal),
+        }
+    }
+
+    fn text<'v>(&'v self, here: &'v Value) -> Option<Cow<'v, str>> {
+        text(self.value(here))
+    }
+}
+
+impl Test {
+    fn holds(&self, here: &Value) -> bool {
+        let is_truthy = |names: &Names| names.value(here).is_some_and(|value| value.is_truthy(false));
+        match self {
+            Self::If(names) => is_truthy(names),
+            Self::Unless(names) => !is_truthy(names),
+            Self::IfAny(sources) => sources.iter().any(|source| source.value(here).is_some_and(is_given)),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use serde_json::json;
 
     use super::*;
     use crate::locale::Language;
-    use crate::template::helpers;
+    use crate::template::{Bounded, helpers};
+
+    /// Templates, what they write, and whether nothing of them is left to the engine.
+    const TABLE: [(&str, &str, bool); 32] = [
+        ("{{a.b}} {{a.n}} {{a.yes}} {{a.none}}{{a}}", "&lt;b&gt; 12.5 true [object]", true),
+        ("{{none}}{{a.b.c}}{{list.7}}", "", true),
+        ("{{list.0}} {{list.[0]}} {{list.1.name}} {{list}}", "one one two [one, [object]]", true),
+        ("{{this.a.b}}{{this}}", "&lt;b&gt;[object]", true),
+        ("{{@root.a.b}}{{../a.b}}", "&lt;b&gt;&lt;b&gt;", false),
+        ("{{#if a.none}}1{{else if empty}}2{{else if a.b}}3{{else}}4{{/if}}", "3", true),
+        ("{{#if zero}}1{{/if}}{{#if blank}}2{{/if}}{{#if a}}3{{/if}}{{#if no.such}}4{{/if}}", "23", true),
+        ("{{#unless a.yes}}1{{else}}{{a.b}}{{/unless}}{{#unless zero}}2{{/unless}}", "&lt;b&gt;2", true),
+        ("{{#if zero includeZero=true}}{{a.b}}{{/if}}", "&lt;b&gt;", false),
+        (
+            "{{#if (any none empty)}}1{{/if}}{{#if (any a.none s)}}2{{/if}}{{#if (any blank)}}3{{/if}}",
+            "2",
+            true,
+        ),
+        (
+            "{{any s}} {{#if (word \"status\" s)}}{{#if (lookup a \"b\")}}{{s}}{{/if}}{{/if}}",
+            "true finished",
+            false,
+        ),
+        (
+            "{{word \"status\" s}}; {{datetime at}}; {{duration none}}; {{count \"more\" list.0}}",
+            "Finished; May 11, 2026, 9:42:01 AM (UTC+3); ; ",
+            true,
+        ),
+        ("{{label \"status\"}}{{label s}}{{label \"none\"}} {{heading \"outcome\"}}", "Status Outcome", true),
+        ("{{language}} {{direction}}{{title \"title_call\" a.n}}", "en ltrCall 12.5", true),
+        (
+            "{{link url}}{{block lines}}",
+            "<a href=\"https://a.example/?b&#x3D;&quot;c&quot;\">https://a.example/?b&#x3D;&quot;c&quot;</a>&lt;one&gt;<br>\ntwo",
+            true,
+        ),
+        ("{{word \"status\" (lookup a \"b\")}}", "&lt;b&gt;", false),
+        ("{{word [\"s\"] s}}", "", true),
+        (
+            "{{#each rows}}{{name}}{{a.b}} {{/each}}{{#each list}}{{this}},{{/each}}",
+            "r1inner  one,[object],",
+            true,
+        ),
+        (
+            "{{#each rows}}{{name}}{{a.b}}{{#if a}}{{../s}}{{/if}}{{@index}} {{/each}}",
+            "r1innerfinished0 1 ",
+            false,
+        ),
+        ("{{#with a}}{{b}}{{#if yes}}{{n}}{{/if}}{{s}}{{else}}no{{/with}}", "&lt;b&gt;12.5", true),
+        ("{{#with empty}}{{b}}{{else}}{{s}}{{/with}}{{#with a.none}}x{{/with}}", "finished", true),
+        (
+            "{{#each empty}}x{{else}}{{a.b}}{{/each}}{{#each s}}x{{else}}y{{/each}}{{#each none}}x{{/each}}",
+            "&lt;b&gt;y",
+            true,
+        ),
+        ("{{#each list}}{{this}}{{name}} {{#unless name}}-{{/unless}}{{/each}}", "one -[object]two ", true),
+        ("{{#each a}}{{#if this}}+{{/if}}{{b}}{{/each}}", "+++", true),
+        ("{{#each a}}{{@key}}{{/each}}", "bnnoneyes", false),
+        (
+            "{{#each nested}}{{#each rows}}{{n}}{{word \"status\" s}} {{/each}}{{n}}{{/each}}",
+            "1Finished 2 9",
+            true,
+        ),
+        ("{{#each nested}}{{#each rows}}{{n}}{{../n}} {{/each}}{{n}}{{/each}}", "19 29 9", false),
+        (
+            "{{#each rows}}{{#with a}}{{b}}{{#each ../../list}}{{name}}{{/each}}{{b}}{{/with}}{{/each}}",
+            "innertwoinner",
+            false,
+        ),
+        ("{{#each (lookup this \"rows\")}}{{name}}{{#if (any a.b)}}!{{/if}} {{/each}}", "r1!  ", false),
+        ("{{#each rows as |row at|}}{{row.name}}{{at}}{{name}}{{/each}}", "r10r11", false),
+        ("{{#if s}}{{#each rows}}{{../s}}{{/each}}{{a.b}}{{/if}}", "finishedfinished&lt;b&gt;", false),
+        ("{{#if (eq s \"finished\")}}{{a.b}}{{else}}no{{/if}}{{! a note }}", "&lt;b&gt;", false),
+    ];
+
+    fn is_of_engine(parts: &[Part]) -> bool {
+        parts.iter().any(|part| match part {
+            Part::Engine(_) => true,
+            Part::If(_, first, second) | Part::Each(_, first, second) | Part::With(_, first, second) => {
+                is_of_engine(first) || is_of_engine(second)
+            }
+            Part::Text(_) | Part::Value(_) | Part::Call(..) => false,
+        })
+    }
 
     #[test]
     fn a_prepared_template_writes_what_the_engine_writes() {
         let data = json!({
             "a": {"b": "<b>", "yes": true, "none": null, "n": 12.50}, "list": ["one", {"name": "two"}], "empty": [],
             "rows": [{"name": "r1", "a": {"b": "inner"}}, {"name": null}], "at": "2026-05-11T09:42:01.000+03:00", "s": "finished",
-            "nested": [{"n": 9, "rows": [{"n": 1, "s": "finished"}, {"n": 2}]}],
+            "nested": [{"n": 9, "rows": [{"n": 1, "s": "finished"}, {"n": 2}]}], "url": "https://a.example/?b=\"c\"",
+            "lines": "<one>\ntwo", "zero": 0, "blank": " ",
         });
-        let table = [
-            ("{{a.b}} {{a.n}} {{a.yes}} {{a.none}}{{a}}", "&lt;b&gt; 12.5 true [object]", true),
-            ("{{none}}{{a.b.c}}{{list.7}}", "", true),
-            ("{{list.0}} {{list.[0]}} {{list.1.name}} {{list}}", "one one two [one, [object]]", true),
-            ("{{this.a.b}}{{this}}", "&lt;b&gt;[object]", true),
-            ("{{@root.a.b}}{{../a.b}}", "&lt;b&gt;&lt;b&gt;", false),
-            ("{{#if a.none}}1{{else if empty}}2{{else if a.b}}3{{else}}4{{/if}}", "3", true),
-            ("{{#unless a.yes}}1{{else}}{{a.b}}{{/unless}}", "&lt;b&gt;", true),
-            ("{{#if a.b includeZero=true}}{{a.b}}{{/if}}", "&lt;b&gt;", true),
-            ("{{#if (any none empty)}}1{{/if}}{{#if (any a.none s)}}2{{/if}}", "2", true),
-            (
-                "{{word \"status\" s}}; {{datetime at}}; {{duration none}}",
-                "Finished; May 11, 2026, 9:42:01 AM (UTC+3); ",
-                true,
-            ),
-            ("{{word \"status\" (lookup a \"b\")}}", "&lt;b&gt;", false),
-            ("{{word [\"s\"] s}}", "", false),
-            (
-                "{{#each rows}}{{name}}{{a.b}}{{#if a}}{{../s}}{{/if}}{{@index}} {{/each}}",
-                "r1innerfinished0 1 ",
-                true,
-            ),
-            ("{{#with a}}{{b}}{{#if yes}}{{n}}{{/if}}{{s}}{{/with}}", "&lt;b&gt;12.5", true),
-            ("{{#each empty}}x{{else}}{{a.b}}{{/each}}", "&lt;b&gt;", true),
-            (
-                "{{#each list}}{{this}}{{name}} {{#unless name}}-{{/unless}}{{/each}}",
-                "one -[object]two ",
-                true,
-            ),
-            ("{{#each a}}{{@key}}{{#if this}}+{{/if}}{{b}}{{/each}}", "b+n+noneyes+", true),
-            (
-                "{{#each nested}}{{#each rows}}{{n}}{{word \"status\" s}}{{../n}} {{/each}}{{n}}{{/each}}",
-                "1Finished9 29 9",
-                true,
-            ),
-            (
-                "{{#each rows}}{{#with a}}{{b}}{{#each ../../list}}{{name}}{{/each}}{{b}}{{/with}}{{/each}}",
-                "innertwoinner",
-                true,
-            ),
-            ("{{#each (lookup this \"rows\")}}{{name}}{{#if (any a.b)}}!{{/if}} {{/each}}", "r1!  ", true),
-            (
-                "{{#each rows as |row at|}}{{row.name}}{{at}}{{name}}{{#if row.a}}{{row.a.b}}{{/if}}{{/each}}",
-                "r10r1inner1",
-                false,
-            ),
-            ("{{#each rows}}{{../name}}{{#with ../a}}{{b}}{{/with}}{{/each}}", "&lt;b&gt;&lt;b&gt;", true),
-            ("{{language}} {{direction}}", "en ltr", false),
-        ];
         let english = Arc::new(Language::parse(include_str!("../../templates/lang/en.toml")).unwrap());
-        let mut engine = Handlebars::new();
-        helpers::register(&mut engine, Form::Html, &english, None);
-        for (source, written, is_prepared) in table {
-            let plain = Template::compile(source).unwrap();
-            let mut prepared = plain.clone();
-            prepare(&mut prepared, &|helper| helpers::NAMES.contains(&helper));
-            assert_eq!(prepared != plain, is_prepared, "{source}");
-            for template in [plain, prepared] {
-                engine.register_template("t", template);
-                let rendered = engine.render("t", &data).unwrap().replace(['\u{a0}', '\u{202f}'], " ");
-                assert_eq!(rendered, written, "{source}");
+        let helpers = helpers::helpers(Form::Html, &english, None);
+        let engine = Arc::new(helpers::engine(Form::Html, &helpers));
+        let data = Context::from(data);
+        for (source, written, is_ours) in TABLE {
+            let template = Template::compile(source).unwrap();
+            let prepared = Prepared::new(&template, Form::Html, &helpers, &engine);
+            assert_eq!(is_of_engine(&prepared.parts), !is_ours, "{source}");
+            for way in [prepared, Prepared::of_engine(template, Form::Html, &engine)] {
+                let mut page = Bounded(String::new());
+                way.render(&data, &mut page).unwrap();
+                assert_eq!(page.0.replace(['\u{a0}', '\u{202f}'], " "), written, "{source}");
             }
         }
-        // What the engine refuses while it renders stays as it is.
+        // What the engine refuses while it renders is refused.
         for source in ["{{#if (s)}}x{{/if}}", "{{#if}}x{{/if}}"] {
-            let mut template = Template::compile(source).unwrap();
-            prepare(&mut template, &|helper| helpers::NAMES.contains(&helper));
-            assert_eq!(template, Template::compile(source).unwrap(), "{source}");
-            engine.register_template("t", template);
-            assert!(engine.render("t", &data).is_err(), "{source}");
+            let template = Template::compile(source).unwrap();
+            let prepared = Prepared::new(&template, Form::Html, &helpers, &engine);
+            assert!(prepared.render(&data, &mut Bounded(String::new())).is_err(), "{source}");
         }
     }
 }
