@@ -12,6 +12,7 @@ use jiff::civil;
 use jiff::fmt::temporal::Pieces;
 use jiff::tz::Offset;
 use serde::de::{Deserialize, Deserializer, Error as _, MapAccess, Visitor};
+use serde_json::map::Entry;
 use serde_json::{Map, Value};
 
 use crate::ids::{Kind, SessionName};
@@ -233,11 +234,13 @@ impl<'de> Deserialize<'de> for Root {
             fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Root, A::Error> {
                 let mut root = Map::new();
                 while let Some(key) = entries.next_key::<String>()? {
-                    if root.contains_key(&key) {
-                        let key: String = key.chars().take(60).collect();
-                        return Err(A::Error::custom(format!("the key {key:?} stands twice")));
+                    match root.entry(key) {
+                        Entry::Vacant(place) => _ = place.insert(entries.next_value()?),
+                        Entry::Occupied(place) => {
+                            let key: String = place.key().chars().take(60).collect();
+                            return Err(A::Error::custom(format!("the key {key:?} stands twice")));
+                        }
                     }
-                    root.insert(key, entries.next_value()?);
                 }
                 Ok(Root(root))
             }

@@ -49,19 +49,22 @@ fn quote(line: &[u8], encoded: &mut Vec<u8>) {
         encoded.extend_from_slice(line);
         return;
     }
-    let mut width = 0;
-    for (left, byte) in (0..line.len()).rev().zip(line) {
-        let stands = is_printable(byte) && !(left == 0 && ends_blank);
-        let size = if stands { 1 } else { 3 };
-        if width + size + usize::from(left > 0) > LINE {
+    let (mut at, mut width) = (0, 0);
+    while at < line.len() {
+        // What is left goes on this line, or as much of it as leaves room for the `=` of a soft line break.
+        let (left, room) = (line.len() - at, LINE - width);
+        let most = if left <= room { left } else { room - 1 };
+        let run = line[at..at + most].iter().take_while(|byte| is_printable(byte)).count();
+        let run = if ends_blank && run == left { run - 1 } else { run };
+        encoded.extend_from_slice(&line[at..at + run]);
+        (at, width) = (at + run, width + run);
+        if run < most && width + 3 + usize::from(at + 1 < line.len()) <= LINE {
+            let byte = line[at];
+            encoded.extend_from_slice(&[b'=', HEX[usize::from(byte >> 4)], HEX[usize::from(byte & 15)]]);
+            (at, width) = (at + 1, width + 3);
+        } else if at < line.len() {
             encoded.extend_from_slice(b"=\r\n");
             width = 0;
-        }
-        width += size;
-        if stands {
-            encoded.push(*byte);
-        } else {
-            encoded.extend_from_slice(&[b'=', HEX[usize::from(byte >> 4)], HEX[usize::from(byte & 15)]]);
         }
     }
 }

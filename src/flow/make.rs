@@ -44,6 +44,7 @@ impl Making<'_> {
         };
         match self.message(mail, &rendered, attach) {
             Ok(message) => Planned::Message {
+                digest: message.digest(),
                 message,
                 due: mail.due,
                 waits_for: mail.waits_for,

@@ -53,6 +53,8 @@ pub enum Planned {
     Message {
         /// The message.
         message: Message,
+        /// Its digest for the log. It comes with the message: the thread that writes has no time for it.
+        digest: Digest,
         /// When.
         due: Timestamp,
         /// Why not now; empty for now.
@@ -207,12 +209,12 @@ pub(super) fn planned_content(planned: &Planned) -> Value {
     match planned {
         Planned::Nothing(why) => json!({ "nothing": why }),
         Planned::Hold(why) => json!({ "hold": why }),
-        Planned::Message { message, due, hold, .. } => json!({
+        Planned::Message { message, digest, due, hold, .. } => json!({
             "channel": message.channel().as_str(),
             "send_to": message.target(),
             "from": message.envelope_from(),
             "message_id": message.id(),
-            "sha256": message.digest().to_string(),
+            "sha256": digest.to_string(),
             "due": due.to_string(),
             "hold": hold,
         }),
@@ -315,7 +317,7 @@ pub(super) fn insert_delivery(
         Planned::Message { message, hold: Some(reason), .. } => {
             (State::Held, reason.clone(), None, Some(message))
         }
-        Planned::Message { message, due, waits_for, hold: None } => {
+        Planned::Message { message, due, waits_for, hold: None, .. } => {
             let reason = if waits_for.is_empty() { String::new() } else { format!("waits for {waits_for}") };
             (State::Pending, reason, Some(*due), Some(message))
         }

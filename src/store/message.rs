@@ -49,7 +49,7 @@ impl Message {
     }
 
     /// The digest of what the store keeps of it and would send.
-    pub(super) fn digest(&self) -> Digest {
+    pub fn digest(&self) -> Digest {
         match self {
             Self::Mail(mail) => Digest::of(&mail.wire),
             Self::Note(note) => Digest::of(&note.to_bytes()),

@@ -222,6 +222,11 @@ fn report(outcome: Outcome) -> Report {
     }
 }
 
+/// A message that goes at once.
+fn planned(message: Message) -> Planned {
+    Planned::Message { digest: message.digest(), message, due: at(0), waits_for: "", hold: None }
+}
+
 /// The first revision of `call-NUMBER`, to be sent at once.
 fn first(tenant: &str, number: u64) -> Accepted {
     let raw = format!("{tenant} call {number}").into_bytes();
@@ -246,7 +251,7 @@ fn first(tenant: &str, number: u64) -> Accepted {
         revisions: 0,
         channel: Channel::Email,
         fallback: None,
-        planned: Planned::Message { message: Message::Mail(mail), due: at(0), waits_for: "", hold: None },
+        planned: planned(Message::Mail(mail)),
         supersedes: Vec::new(),
         now: at(0),
     }
@@ -312,6 +317,7 @@ async fn what_is_planned_decides_state_due_and_message(engine: Engine) {
     let Planned::Message { message, .. } = first("acme", 1).planned else { panic!("no message") };
     let later = at(900);
     let with = |waits_for, hold: Option<&str>| Planned::Message {
+        digest: message.digest(),
         message: message.clone(),
         due: later,
         waits_for,
@@ -1070,7 +1076,7 @@ fn noted(accepted: Accepted) -> Accepted {
     Accepted {
         channel: Channel::Record,
         fallback: Some(Channel::Email),
-        planned: Planned::Message { message, due: at(0), waits_for: "", hold: None },
+        planned: planned(message),
         ..accepted
     }
 }
