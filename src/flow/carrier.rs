@@ -24,7 +24,7 @@ use crate::webhook;
 
 /// Attempts that are recorded at a time, for each connection to a relay: one on the wire, the rest next in line. More of
 /// them share a commit, and more are uncertain after a kill.
-const LANES_PER_CONNECTION: usize = 5;
+const LANES_PER_CONNECTION: usize = 6;
 /// Requests to a webhook at a time.
 const POSTS: usize = 2;
 /// How long a CRM that asks to be left alone, and does not say for how long, is left alone.

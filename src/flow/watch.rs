@@ -25,7 +25,7 @@ use crate::store::{Store, StoreError};
 /// The shortest time between two looks.
 const LOOK: Duration = Duration::from_secs(1);
 /// How many files are worked on at a time. With many, attempts wait for the commits of files.
-const AT_ONCE: usize = 40;
+const AT_ONCE: usize = 32;
 /// The same where the store is on a server: a commit takes longer there, and is shared by more.
 const AT_ONCE_TO_SERVER: usize = 128;
 /// Of how many octets they are together; a larger file is worked on alone.

@@ -1,9 +1,10 @@
 //! The one thread that writes: it takes whatever work waits, does it in one transaction, syncs once, and answers
-//! every caller. When one piece fails, nothing of the group is kept, and each piece is done again in a
+//! every caller. In a flood it waits a moment for more, so that more shares the sync. When one piece fails, nothing of the group is kept, and each piece is done again in a
 //! transaction of its own, so that one that fails takes nothing else with it. When the disk fails, nothing more is
 //! written: a sync that goes well after one that did not says nothing about what was written before.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
 
@@ -14,6 +15,12 @@ use crate::config::StorePlace;
 
 /// The most pieces of work in one transaction, and in the queue before callers wait.
 const GROUP: usize = 256;
+/// How many pieces in one transaction are a flood, behind which more is about to come.
+const FLOOD: usize = 3;
+/// How long it waits then for more.
+const GATHERING: Duration = Duration::from_millis(1);
+/// With so many it does not wait.
+const ENOUGH: usize = 40;
 
 pub(super) struct Writer {
     jobs: mpsc::Sender<Box<dyn Job>>,
@@ -96,10 +103,23 @@ impl Writer {
     }
 }
 
+#[expect(
+    clippy::disallowed_methods,
+    reason = "there is no state to wait for: the more comes in this time, the better"
+)]
 fn serve(engine: &Engine, place: &Arc<StorePlace>, mut queue: mpsc::Receiver<Box<dyn Job>>) {
     let mut group = Vec::with_capacity(GROUP);
-    let mut broken = None;
+    let (mut before, mut broken) = (0, None);
     while queue.blocking_recv_many(&mut group, GROUP) > 0 {
+        if before >= FLOOD && group.len() < ENOUGH {
+            std::thread::sleep(GATHERING);
+            while group.len() < GROUP
+                && let Ok(job) = queue.try_recv()
+            {
+                group.push(job);
+            }
+        }
+        before = group.len();
         // All of them wait: those that add the most come first, so that what they add can go out together.
         group.sort_by_key(|job| job.foresight().is_none_or(|foresight| foresight.ids == 0));
         let done = unless_broken(engine, place, &mut group, &mut broken);
