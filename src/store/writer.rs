@@ -1,7 +1,8 @@
-//! The one thread that writes: it takes whatever work waits, does it in one transaction, syncs once, and answers
-//! every caller. In a flood it waits a moment for more, so that more shares the sync. When one piece fails, nothing of the group is kept, and each piece is done again in a
-//! transaction of its own, so that one that fails takes nothing else with it. When the disk fails, nothing more is
-//! written: a sync that goes well after one that did not says nothing about what was written before.
+//! The one thread that writes: it takes whatever work waits, does it in one transaction, syncs once, and answers every
+//! caller. In a flood it waits a moment for more, so that more shares the sync. When one piece fails, nothing of the
+//! group is kept, and each piece is done again in a transaction of its own, so that one that fails takes nothing else
+//! with it. When the disk fails, nothing more is written: a sync that goes well after one that did not says nothing
+//! about what was written before.
 
 use std::sync::Arc;
 use std::time::Duration;
