@@ -164,10 +164,10 @@ impl Templates {
         let write = |at: usize| {
             let mut buffer = Bounded(String::with_capacity(4096));
             let rendered = compiled.templates[at].render(view, &mut buffer);
-            rendered.map_err(|source| RenderFailure {
-                name: SHIPPED[at].0,
-                language: compiled.language.tag().to_owned(),
-                source: Box::new(source),
+            rendered.map_err(|mut source| {
+                let (name, language) = (SHIPPED[at].0, compiled.language.tag().to_owned());
+                source.template_name = Some(name.to_owned());
+                RenderFailure { name, language, source: Box::new(source) }
             })?;
             Ok(clean(buffer.0))
         };
@@ -416,7 +416,8 @@ mod tests {
         .unwrap();
         let load = |missing| Templates::load(Some(folder.path()), "en", None, missing).unwrap();
         let failure = load(Missing::Failure).render(None, &view_of("call-50112.json")).unwrap_err();
-        assert!(std::error::Error::source(&failure).unwrap().to_string().contains("sesion"));
+        let told = std::error::Error::source(&failure).unwrap().to_string();
+        assert!(told.contains("\"update/subject.txt.hbs\" line 1") && told.contains("sesion"), "{told}");
         assert_eq!(load(Missing::Nothing).render(None, &view_of("call-50112.json")).unwrap().subject, "ab");
     }
 
