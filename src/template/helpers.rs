@@ -247,6 +247,14 @@ mod tests {
     }
 
     #[test]
+    fn every_helper_is_named() {
+        let english = Arc::new(Language::parse(include_str!("../../templates/lang/en.toml")).unwrap());
+        let mut names: Vec<&str> = helpers(Form::Text, &english, None).into_keys().chain(["any"]).collect();
+        names.sort_unstable();
+        assert_eq!(names, NAMES);
+    }
+
+    #[test]
     fn helpers_write_values_in_the_language() {
         let data = json!({"at": "2026-05-11T09:42:01.000+03:00", "s": "245", "n": 1234567.5, "u": "https://a.example/?b=\"c\"&d", "none": null});
         let table = [
