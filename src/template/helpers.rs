@@ -105,6 +105,11 @@ pub(super) fn helpers(form: Form, language: &Arc<Language>, zone: Option<&TimeZo
     helpers
 }
 
+/// The parameters of the engine's call.
+fn given<'c>(call: &'c Call<'_>) -> impl Fn(usize) -> Option<Cow<'c, str>> {
+    |at| text(call.param(at).map(PathAndJson::value))
+}
+
 /// A helper as the engine calls it.
 struct OfEngine(Arc<Helper>);
 
@@ -116,8 +121,7 @@ impl HelperDef for OfEngine {
         _: &'rc Context,
         _: &mut RenderContext<'reg, 'rc>,
     ) -> Result<ScopedJson<'rc>, RenderError> {
-        let text = (self.0.function)(&|at| text(call.param(at).map(PathAndJson::value)));
-        Ok(ScopedJson::Derived(text.into()))
+        Ok(ScopedJson::Derived((self.0.function)(&given(call)).into()))
     }
 
     fn call<'reg: 'rc, 'rc>(
@@ -128,8 +132,7 @@ impl HelperDef for OfEngine {
         _: &mut RenderContext<'reg, 'rc>,
         out: &mut dyn Output,
     ) -> Result<(), RenderError> {
-        let written = self.0.written(&|at| text(call.param(at).map(PathAndJson::value)));
-        Ok(out.write(&written.unwrap_or_default())?)
+        Ok(out.write(&self.0.written(&given(call)).unwrap_or_default())?)
     }
 }
 

@@ -1,6 +1,6 @@
 //! A template, prepared for many mails.
 //!
-//! A mail takes some 300 names from the data. The engine would put each path together anew and look each helper up by
+//! A mail takes some 350 names from the data. The engine would put each path together anew and look each helper up by
 //! its name. So what it has compiled is turned into parts that have both at hand, and what is known already (a label,
 //! the language) becomes text. What has no part here stays the engine's: names that go upwards, `@index`, options,
 //! names for the entries of a block, and most sub-expressions.
